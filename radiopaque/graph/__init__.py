@@ -1,0 +1,1 @@
+"""ONNX to a validated, calibrated, public plan. No cryptography, no network."""
