@@ -1,0 +1,1 @@
+"""The channel between two parties: in memory, and over gRPC with mutual TLS."""
