@@ -74,13 +74,17 @@ def publish(
     from training.files import write_atomically
     from training.manifest import ONNX_FILE, build_manifest, write_manifest
 
-    validation_pixels = normalise(load_images(validation), result.mean, result.std)
+    # As the manifest states them, so that the figures are those of a reader of the manifest.
+    mean, std = round(result.mean, 6), round(result.std, 6)
+    validation_pixels = normalise(load_images(validation), mean, std)
     onnx_path = output / ONNX_FILE
     _, error = export(result.model, validation_pixels[:EXPORT_CHECK_IMAGES], onnx_path)
-    print(f"wrote {onnx_path} ({onnx_path.stat().st_size / 1e6:.1f} MB); "
-          f"float16 weights move a logit by at most {error:.4f}")
+    print(
+        f"wrote {onnx_path} ({onnx_path.stat().st_size / 1e6:.1f} MB); "
+        f"float16 weights move a logit by at most {error:.4f}"
+    )
 
-    test_pixels = normalise(load_images(test), result.mean, result.std)
+    test_pixels = normalise(load_images(test), mean, std)
     test_logits = run(onnx_path, test_pixels)
     on_test = evaluate_logits(test_logits, test)
     on_validation = evaluate_logits(run(onnx_path, validation_pixels), validation)
@@ -91,7 +95,7 @@ def publish(
     )
     counts = Counter(CLASSES[sample.label] for sample in training)
     manifest = build_manifest(
-        onnx_path, result.mean, result.std, on_test, on_validation, dict(sorted(counts.items()))
+        onnx_path, mean, std, on_test, on_validation, dict(sorted(counts.items()))
     )
     write_manifest(manifest, output / "manifest.json")
     card = render_card(manifest, on_fresh, float(abs(test_logits).max()))

@@ -120,9 +120,7 @@ origin can be much lower.
 """
 
 
-def render_card(
-    manifest: dict[str, Any], fresh: Evaluation | None, largest_logit: float
-) -> str:
+def render_card(manifest: dict[str, Any], fresh: Evaluation | None, largest_logit: float) -> str:
     """Return the card, Markdown with a YAML header in the style of Hugging Face.
 
     `fresh` has the figures on test images whose patient number does not occur in the training

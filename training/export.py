@@ -7,7 +7,7 @@ norm is folded into the convolutions by the exporter before the weights are roun
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -39,21 +39,21 @@ class ExportError(RuntimeError):
 def to_onnx(model: nn.Module, size: int, channels: int = 1) -> onnx.ModelProto:
     """Return the network as ONNX, opset 17, batch dimension `n`, weights as stored in `model`."""
     model.eval()
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # The exporter that this uses is deprecated in favour of one that needs onnxscript.
         warnings.simplefilter("ignore", DeprecationWarning)
+        path = Path(folder) / "exported.onnx"
         torch.onnx.export(
             model,
             (torch.zeros(1, channels, size, size),),
-            buffer,
+            path,
             dynamo=False,
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}},
         )
-    exported = onnx.load_from_string(buffer.getvalue())
+        exported = onnx.load(str(path))
     onnx.checker.check_model(exported, full_check=True)
     return exported
 
@@ -81,7 +81,9 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
         half_name = f"{name}_float16"
         initialiser.CopyFrom(numpy_helper.from_array(half, half_name))
         casts.append(
-            helper.make_node("Cast", [half_name], [name], name=f"widen_{name}", to=TensorProto.FLOAT)
+            helper.make_node(
+                "Cast", [half_name], [name], name=f"widen_{name}", to=TensorProto.FLOAT
+            )
         )
     nodes = [*casts, *stored.graph.node]
     del stored.graph.node[:]

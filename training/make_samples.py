@@ -216,9 +216,7 @@ def main() -> None:
         make_dicoms(arguments.data / "originals", arguments.output / "dicom")
     except DataError as error:
         parser.exit(2, f"error: {error}\n")
-    shutil.copyfile(
-        arguments.data / "dicom" / NIH_SOURCE, arguments.output / "dicom" / NIH_NAME
-    )
+    shutil.copyfile(arguments.data / "dicom" / NIH_SOURCE, arguments.output / "dicom" / NIH_NAME)
 
 
 if __name__ == "__main__":

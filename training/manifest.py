@@ -69,8 +69,8 @@ def build_manifest(
             "width": IMAGE_SIZE,
             "resize": "stretch",
             "interpolation": "bilinear",
-            "mean": [round(mean, 6)],
-            "std": [round(std, 6)],
+            "mean": [mean],
+            "std": [std],
         },
         "intended_use": INTENDED_USE,
         "metrics": {

@@ -137,21 +137,14 @@ def train(
             model.train()
             losses: list[float] = []
             order = torch.randperm(len(labels), generator=generator)
-            batches = order.split(config.batch_size)
+            batches = torch.split(order, config.batch_size)
             for number, chosen in enumerate(batches):
                 rate = learning_rate((epoch + number / len(batches)) / epochs, config)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 pixels = images[chosen].float() / 255.0
                 pixels = (augment(pixels, config.augmentation, generator) - mean) / std
-                pixels = pixels.contiguous(memory_format=torch.channels_last)
-                with torch.autocast("cpu", torch.bfloat16):
-                    logits = model(pixels)
-                loss = loss_function(logits.float(), labels[chosen])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                losses.append(loss.item())
+                losses.append(_step(model, optimiser, loss_function, pixels, labels[chosen]))
             epoch += 1
             scores = predict(model, validation.images, mean, std, stage.size)
             report(
@@ -161,6 +154,27 @@ def train(
             )
     model.eval()
     return TrainingResult(model, mean, std, time.monotonic() - started)
+
+
+def _step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loss_function: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+) -> float:
+    """Make one step on normalised float images [n, 1, h, w]; return the loss.
+
+    bfloat16 with channels last is twice as fast as float32 on CPUs that have its instructions.
+    """
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(pixels)
+    loss = loss_function(logits.float(), labels)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return float(loss.item())
 
 
 def _optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
