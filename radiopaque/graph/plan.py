@@ -34,6 +34,9 @@ PLAN_FORMAT = 1
 CHUNK_BITS = 6
 """Bits that one 64-bit truth table compares."""
 
+MAX_DIMENSION = 1 << 24
+"""Largest extent of a window, channel count or column count."""
+
 Shape = tuple[int, ...]
 Task = Literal["raw", "multiclass", "multilabel"]
 

@@ -30,7 +30,7 @@ class Link:
         self, gate: int, kind: Kind, block: int = 0, payload: bytes | NDArray[np.uint8] = b""
     ) -> None:
         """Send one frame of this session."""
-        data = payload if isinstance(payload, bytes) else payload.tobytes()
+        data = payload if isinstance(payload, bytes) else memoryview(payload)
         self._channel.send(Frame(self._session, gate, kind, block, data))
 
     def receive(self, gate: int, kind: Kind, block: int, size: int) -> NDArray[np.uint8]:
@@ -39,6 +39,13 @@ class Link:
         Raises MessageOrderError or MessageSizeError for any other frame.
         """
         return accept(self._channel.receive(), self._session, gate, kind, block, size)
+
+    def receive_words(
+        self, gate: int, kind: Kind, block: int, count: int, dtype: np.dtype[np.unsignedinteger]
+    ) -> NDArray[np.unsignedinteger]:
+        """The payload that is due as little-endian words [count], in an aligned array of its own."""
+        data = self.receive(gate, kind, block, count * dtype.itemsize)
+        return data.view(dtype.newbyteorder("<")).astype(dtype)
 
 
 def accept(

@@ -1,0 +1,82 @@
+"""The offline messages of a session as byte regions: their sizes, order and frames.
+
+Two messages go to the model owner before the image exists: the crypto provider's corrections and
+the data owner's offline message. Each is one region a gate, in plan order, cut into payloads of a
+mebibyte. Sizes follow from the plan alone, so every frame has exactly one admissible form, and
+memory is taken only after the size is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from radiopaque.errors import MessageOrderError
+from radiopaque.gates import halves, sites
+from radiopaque.gates.base import Raw
+from radiopaque.graph.plan import Plan
+from radiopaque.transport.link import accept, payload_pieces
+from radiopaque.wire.frames import Frame, Kind
+
+
+def region_sizes(plan: Plan, kind: Kind) -> dict[int, int]:
+    """Bytes of every non-empty region of one offline message, by gate, in plan order."""
+    sizes = {}
+    for site in sites(plan):
+        cost = halves(site.step.gate).cost(site)
+        size = cost.correction_bytes if kind is Kind.CORRECTION else cost.offline_bytes
+        if size:
+            sizes[site.number] = size
+    return sizes
+
+
+def region_frames(session: bytes, gate: int, kind: Kind, region: Raw) -> Iterator[Frame]:
+    """The frames of one region."""
+    for block, piece in payload_pieces(region.size):
+        yield Frame(session, gate, kind, block, memoryview(region[piece]))
+
+
+class RegionReader:
+    """Accepts the frames of one offline message in their only admissible order."""
+
+    def __init__(self, plan: Plan, session: bytes, kind: Kind) -> None:
+        self._session = session
+        self._kind = kind
+        self._due = iter(
+            [
+                (gate, block, piece.stop - piece.start)
+                for gate, size in region_sizes(plan, kind).items()
+                for block, piece in payload_pieces(size)
+            ]
+        )
+
+    def accept(self, frame: Frame) -> Raw:
+        """The payload of the next frame. Raises MessageOrderError or MessageSizeError."""
+        due = next(self._due, None)
+        if due is None:
+            raise MessageOrderError(
+                f"{frame.kind.name} of gate {frame.gate} came after the message was complete"
+            )
+        gate, block, size = due
+        return accept(frame, self._session, gate, self._kind, block, size)
+
+    def finish(self) -> None:
+        """Raises MessageOrderError where frames are missing."""
+        due = next(self._due, None)
+        if due is not None:
+            raise MessageOrderError(
+                f"the {self._kind.name} message ended before gate {due[0]}, block {due[1]}"
+            )
+
+
+def assemble(plan: Plan, kind: Kind, payloads: Iterable[Raw]) -> dict[int, Raw]:
+    """Regions by gate from the accepted payloads in order."""
+    regions = {}
+    pieces = iter(payloads)
+    for gate, size in region_sizes(plan, kind).items():
+        region = np.empty(size, np.uint8)
+        for _, piece in payload_pieces(size):
+            region[piece] = next(pieces)
+        regions[gate] = region
+    return regions

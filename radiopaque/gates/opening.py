@@ -1,0 +1,39 @@
+"""Opening a masked value to the model owner: shared by the truncation, comparison gates.
+
+y^ = y + r mod 2**opened_bits with r = r_D + r_O. The data owner sends delta = m + r_D once,
+offline, in opened_bits bits an element; online the model owner computes y^ = h + delta + r_O by
+itself. The data owner never sees the low bits that the gate truncates: together with the result
+they would tell rounding carries.
+
+Source: PROTOCOL section 5. Leaks: nothing; r is uniform in exactly the ring of the opening.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from radiopaque.gates.base import Raw, Site
+from radiopaque.kernels.bits import pack, packed_size, unpack
+from radiopaque.prg import Streams
+from radiopaque.ring import RingArray
+
+
+def opening_mask(streams: Streams, site: Site) -> RingArray:
+    """One party's part of r, as ring words [size]; the low opened_bits bits count."""
+    return streams.words(site.number, "opening", (site.step.size,), site.dtype)
+
+
+def delta_bytes(site: Site, opened_bits: int) -> int:
+    """Size of the offline message of one opening."""
+    return packed_size(site.step.size, opened_bits)
+
+
+def delta_message(streams: Streams, site: Site, mask: RingArray, opened_bits: int) -> Raw:
+    """Data owner: delta = m + r_D mod 2**opened_bits, packed."""
+    return pack(mask.reshape(-1) + opening_mask(streams, site), opened_bits)
+
+
+def opening_offset(streams: Streams, site: Site, message: Raw, opened_bits: int) -> RingArray:
+    """Model owner: delta + r_O, which turns h into y^; ring words [size]."""
+    delta = unpack(message, site.step.size, opened_bits, site.dtype)
+    return np.add(delta, opening_mask(streams, site))

@@ -1,0 +1,154 @@
+"""Truncation alone: z = y >> s, stochastically rounded, with a fresh mask.
+
+The model owner adds 2^(opened_bits - 2), so that the sign is known to be +; then the comparison of
+:mod:`radiopaque.gates.relu` has a known outcome and z = alpha - u - 2^(opened_bits - 2 - s) with
+u = r' - (1-a) v. Only a, the top bit of the opening, goes to the data owner.
+
+Online:
+  1. O -> D  TOP_BIT       a
+  2. D -> O  RERANDOMISED  e = z_D - A; O sets h = z_O + e
+
+Source: PROTOCOL section 7. Leaks: nothing; a is padded by r, e by A.
+Round trips: 1. Bytes online, an element: 1/8 to D, one ring word to O. Offline: two ring words from
+the crypto provider, delta from the data owner. Exact for |y| <= 2^(opened_bits - 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from radiopaque.gates.base import (
+    Answering,
+    Dealing,
+    Dealt,
+    Evaluating,
+    Gate,
+    GateCost,
+    Prepared,
+    Preparing,
+    Raw,
+    Site,
+)
+from radiopaque.gates.opening import delta_bytes, delta_message, opening_mask, opening_offset
+from radiopaque.gates.relu import fresh_mask
+from radiopaque.graph.plan import Truncate
+from radiopaque.kernels import comparison as kernels
+from radiopaque.kernels.bits import pack, packed_size, unpack
+from radiopaque.prg import Streams
+from radiopaque.ring import RingArray
+from radiopaque.wire.frames import Kind
+
+PRODUCTS = 2  # r', v
+
+
+@dataclass(frozen=True)
+class _DataOwnerState:
+    products: RingArray = field(repr=False)
+    mask: RingArray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _ModelOwnerState:
+    offset: RingArray = field(repr=False)
+    products: RingArray = field(repr=False)
+
+
+class TruncateGate(Gate):
+    """y >> s. See the module's text."""
+
+    def cost(self, site: Site) -> GateCost:
+        size, word = site.step.size, site.dtype.itemsize
+        return GateCost(
+            correction_bytes=size * PRODUCTS * word,
+            offline_bytes=delta_bytes(site, _gate(site).opened_bits),
+            to_model_owner_bytes=size * word,
+            to_data_owner_bytes=sum(
+                packed_size(piece.stop - piece.start, 1) for _, piece in site.blocks()
+            ),
+            round_trips=1,
+            truncations=size,
+        )
+
+    def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
+        gate = _gate(site)
+        products = np.empty((site.step.size, PRODUCTS), site.dtype)
+        kernels.deal_truncation(
+            opening_mask(context.data_owner, site),
+            opening_mask(context.model_owner, site),
+            _products(context.data_owner, site),
+            gate.opened_bits,
+            gate.shift,
+            products,
+        )
+        return Dealt(fresh_mask(context.data_owner, site), [products])
+
+    def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
+        message = delta_message(context.streams, site, masks[0], _gate(site).opened_bits)
+        return Prepared(fresh_mask(context.streams, site), message)
+
+    def load_answer(self, streams: Streams, site: Site, output_mask: RingArray) -> _DataOwnerState:
+        return _DataOwnerState(_products(streams, site), fresh_mask(streams, site).reshape(-1))
+
+    def answer(self, context: Answering, site: Site, state: _DataOwnerState) -> None:
+        for block, piece in site.blocks():
+            length = piece.stop - piece.start
+            data = context.link.receive(site.number, Kind.TOP_BIT, block, packed_size(length, 1))
+            share = np.empty(length, site.dtype)
+            kernels.finish_truncation(
+                unpack(data, length, 1, np.dtype(np.uint8)),
+                state.products[piece],
+                state.mask[piece],
+                share,
+            )
+            context.link.send(site.number, Kind.RERANDOMISED, block, share.view(np.uint8))
+
+    def load_evaluate(
+        self, streams: Streams, site: Site, corrections: Raw, offline: Raw
+    ) -> _ModelOwnerState:
+        return _ModelOwnerState(
+            opening_offset(streams, site, offline, _gate(site).opened_bits),
+            corrections.view(site.dtype).reshape(site.step.size, PRODUCTS),
+        )
+
+    def evaluate(
+        self,
+        context: Evaluating,
+        site: Site,
+        state: _ModelOwnerState,
+        values: Sequence[RingArray],
+    ) -> RingArray:
+        gate, link = _gate(site), context.link
+        h = values[0].reshape(-1)
+        out = np.empty(h.size, site.dtype)
+        for block, piece in site.blocks():
+            top = np.empty(piece.stop - piece.start, np.uint8)
+            kernels.open_truncation(
+                h[piece],
+                state.offset[piece],
+                state.products[piece],
+                gate.opened_bits,
+                gate.shift,
+                top,
+                out[piece],
+            )
+            link.send(site.number, Kind.TOP_BIT, block, pack(top, 1))
+        for block, piece in site.blocks():
+            length = piece.stop - piece.start
+            out[piece] += link.receive_words(
+                site.number, Kind.RERANDOMISED, block, length, site.dtype
+            )
+        return out.reshape(site.step.shape)
+
+
+def _gate(site: Site) -> Truncate:
+    gate = site.step.gate
+    if not isinstance(gate, Truncate):
+        raise TypeError(f"{type(gate).__name__} is not a Truncate gate")
+    return gate
+
+
+def _products(streams: Streams, site: Site) -> RingArray:
+    return streams.words(site.number, "products", (site.step.size, PRODUCTS), site.dtype)
