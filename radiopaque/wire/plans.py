@@ -16,7 +16,7 @@ from radiopaque.graph import plan as p
 from radiopaque.graph.validate import validate_plan
 from radiopaque.wire.v1 import plan_pb2 as pb
 
-MAX_PLAN_BYTES = 4 << 20
+MAX_PLAN_BYTES = 3 << 20
 """A larger plan is refused before it is parsed."""
 
 _TASKS: dict[p.Task, int] = {

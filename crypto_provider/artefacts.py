@@ -1,0 +1,138 @@
+"""The artefacts that model owners registered: plan, key_B and who may have sessions dealt.
+
+One private file an artefact, written whole or not at all: magic, key_B (32 bytes), plan digest
+(32), length of the owner's name (2, big-endian), name, plan bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from radiopaque.engine.artefact import ArtefactId, ArtefactKey, weight_mask_maps
+from radiopaque.errors import AccessError, ResourceError, StoreError, UnknownModelError
+from radiopaque.files import make_private_directory, write_atomically
+from radiopaque.gates.linear_maps import LinearMap
+from radiopaque.graph.plan import Plan
+from radiopaque.prg import SecretKey
+from radiopaque.wire.plans import load_plan
+
+_MAGIC = b"RPQART01"
+_FIXED_BYTES = len(_MAGIC) + 32 + 32 + 2
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One artefact as the crypto provider knows it."""
+
+    owner: str
+    plan: Plan = field(repr=False)
+    key: ArtefactKey
+
+
+class Artefacts:
+    """The registered artefacts on disk, and the linear maps of the few used last in memory."""
+
+    def __init__(self, directory: Path, *, most: int, maps_in_memory: int = 4) -> None:
+        make_private_directory(directory)
+        self._directory = directory
+        self._most = most
+        self._lock = threading.Lock()
+        self._known: dict[bytes, Registered] = {}
+        self._maps: OrderedDict[bytes, Mapping[int, LinearMap]] = OrderedDict()
+        self._maps_in_memory = maps_in_memory
+
+    def register(self, owner: str, plan_bytes: bytes, key: ArtefactKey) -> None:
+        """Remember an artefact; the same again changes nothing.
+
+        Raises PlanError, AccessError (the id belongs to another artefact) or ResourceError.
+        """
+        plan = load_plan(plan_bytes, key.id.plan_digest)
+        with self._lock:
+            present = self._find(key.id.artefact)
+            if present is not None:
+                same = (
+                    present.owner == owner
+                    and present.key.id == key.id
+                    and present.key.key_b.reveal() == key.key_b.reveal()
+                )
+                if not same:
+                    raise AccessError(
+                        f"artefact {key.id.artefact.hex()[:8]} is registered with other contents; "
+                        "compile the model again to get a fresh one"
+                    )
+                return
+            if sum(1 for _ in self._directory.iterdir()) >= self._most:
+                raise ResourceError(
+                    f"this crypto provider holds its limit of {self._most} models; remove old ones"
+                )
+            name = owner.encode()
+            write_atomically(
+                self._path(key.id.artefact),
+                b"".join(
+                    (
+                        _MAGIC,
+                        key.key_b.reveal(),
+                        key.id.plan_digest,
+                        len(name).to_bytes(2, "big"),
+                        name,
+                        plan_bytes,
+                    )
+                ),
+            )
+            self._known[key.id.artefact] = Registered(owner, plan, key)
+
+    def get(self, artefact: bytes) -> Registered:
+        """A registered artefact. Raises UnknownModelError."""
+        with self._lock:
+            found = self._find(artefact)
+        if found is None:
+            raise UnknownModelError(
+                f"artefact {artefact.hex()[:8]} is not registered with this crypto provider; "
+                "its model owner registers it when it prepares a session"
+            )
+        return found
+
+    def maps(self, artefact: bytes) -> Mapping[int, LinearMap]:
+        """The linear maps of B, packed for the kernels."""
+        with self._lock:
+            maps = self._maps.get(artefact)
+            if maps is not None:
+                self._maps.move_to_end(artefact)
+                return maps
+        registered = self.get(artefact)
+        maps = weight_mask_maps(registered.plan, registered.key)
+        with self._lock:
+            self._maps[artefact] = maps
+            while len(self._maps) > self._maps_in_memory:
+                self._maps.popitem(last=False)
+        return maps
+
+    def _path(self, artefact: bytes) -> Path:
+        return self._directory / f"{artefact.hex()}.artefact"
+
+    def _find(self, artefact: bytes) -> Registered | None:
+        if artefact not in self._known:
+            path = self._path(artefact)
+            if not path.exists():
+                return None
+            self._known[artefact] = _parse(path, artefact)
+        return self._known[artefact]
+
+
+def _parse(path: Path, artefact: bytes) -> Registered:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) < _FIXED_BYTES or not data.startswith(_MAGIC):
+        raise StoreError(f"{path} is damaged; delete it, the model owner registers it again")
+    position = len(_MAGIC)
+    key_b, digest = data[position : position + 32], data[position + 32 : position + 64]
+    length = int.from_bytes(data[position + 64 : _FIXED_BYTES], "big")
+    owner = data[_FIXED_BYTES : _FIXED_BYTES + length].decode(errors="replace")
+    plan = load_plan(data[_FIXED_BYTES + length :], digest)
+    return Registered(owner, plan, ArtefactKey(ArtefactId(digest, artefact), SecretKey(key_b)))

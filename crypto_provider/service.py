@@ -1,0 +1,116 @@
+"""The crypto provider's service: Register, Reserve, Deal.
+
+It is not contacted between the moment an image exists and the moment its result is out. Both other
+parties make their own keys and send them here; nothing here draws a key for anybody.
+
+Life of a session here: RESERVED (key_D kept) -> DEALT (durable, key_D erased) before the first
+correction leaves -> BURNT when the stream is over, however it ended.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from crypto_provider.artefacts import Artefacts
+from radiopaque.certificates import Role
+from radiopaque.engine.artefact import ArtefactId, ArtefactKey
+from radiopaque.engine.crypto_provider import DealInputs, deal
+from radiopaque.errors import AccessError, ResourceError
+from radiopaque.files import make_private_directory
+from radiopaque.ledger import CRYPTO_PROVIDER, Ledger, State
+from radiopaque.prg import SecretKey
+from radiopaque.telemetry import get_logger
+from radiopaque.transport.grpc_server import Call, Handler
+from radiopaque.wire import messages
+from radiopaque.wire.frames import Frame
+from radiopaque.wire.v1 import services_pb2 as pb
+
+_log = get_logger(__name__)
+
+
+class CryptoProvider:
+    """One crypto provider: its registered artefacts and its ledger of sessions."""
+
+    def __init__(
+        self, store: Path, *, most_models: int, most_reserved: int, concurrent_deals: int
+    ) -> None:
+        make_private_directory(store)
+        self._artefacts = Artefacts(store / "artefacts", most=most_models)
+        self._ledger = Ledger(store / "sessions.sqlite", CRYPTO_PROVIDER)
+        self._most_reserved = most_reserved
+        self._dealing = threading.BoundedSemaphore(concurrent_deals)
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """The service's table: what serves each method, and for which role."""
+        return {
+            "Register": Handler(self.register, frozenset({Role.MODEL_OWNER})),
+            "Reserve": Handler(self.reserve, frozenset({Role.DATA_OWNER})),
+            "Deal": Handler(self.deal, frozenset({Role.MODEL_OWNER})),
+        }
+
+    def close(self) -> None:
+        """Let go of the ledger."""
+        self._ledger.close()
+
+    def register(self, request: pb.RegisterRequest, call: Call) -> pb.RegisterReply:
+        """A model owner's plan and key_B, once per artefact."""
+        artefact = ArtefactId(
+            messages.digest(request.plan_digest, "plan digest"),
+            messages.artefact_id(request.artefact),
+        )
+        key = ArtefactKey(artefact, SecretKey(messages.key(request.key_b, "key_B")))
+        self._artefacts.register(call.peer.name, request.plan, key)
+        _log.info("model registered", artefact=artefact.artefact, peer=str(call.peer))
+        return pb.RegisterReply()
+
+    def reserve(self, request: pb.ReserveRequest, call: Call) -> pb.ReserveReply:
+        """A data owner's key_D for one session."""
+        session = messages.session_id(request.session)
+        messages.digest(request.plan_digest, "plan digest")
+        key = messages.key(request.key_d, "key_D")
+        if self._ledger.count(State.RESERVED) >= self._most_reserved:
+            raise ResourceError(
+                f"{self._most_reserved} sessions wait to be dealt, the limit here; try again later"
+            )
+        self._ledger.create(
+            session,
+            artefact=messages.artefact_id(request.artefact),
+            peer=call.peer.name,
+            binding=request.plan_digest,
+            secret=key,
+        )
+        return pb.ReserveReply()
+
+    def deal(self, request: pb.DealRequest, call: Call) -> Iterator[Frame]:
+        """The corrections of a reserved session, to the model owner of its artefact, once."""
+        session = messages.session_id(request.session)
+        key_o = SecretKey(messages.key(request.key_o, "key_O"))
+        registered = self._artefacts.get(messages.artefact_id(request.artefact))
+        if registered.owner != call.peer.name:
+            raise AccessError("this artefact belongs to another model owner; deal for your own")
+        row = self._ledger.get(session)
+        artefact = registered.key.id
+        if (row.artefact, row.binding) != (artefact.artefact, artefact.plan_digest):
+            raise AccessError(
+                f"session {session.hex()[:8]} was reserved for another model; prepare another"
+            )
+        if not self._dealing.acquire(timeout=call.deadline_seconds):
+            raise ResourceError("this crypto provider is busy dealing; try again later")
+        try:
+            maps = self._artefacts.maps(artefact.artefact)
+            key_d = SecretKey(
+                self._ledger.advance(session, State.RESERVED, State.DEALT).secret or b""
+            )
+            inputs = DealInputs(registered.plan, artefact, session, key_d, key_o, maps)
+            yield from deal(inputs)
+        finally:
+            self._dealing.release()
+            self._ledger.burn(session)
+        _log.info(
+            "session dealt",
+            session=session,
+            peer=str(call.peer),
+            sent_bytes=call.counters.sent_bytes,
+        )

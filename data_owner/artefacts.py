@@ -1,0 +1,100 @@
+"""The clinic's copies of vendors' models: the public plan and the masked weights F.
+
+F is no secret from the clinic, but it must stay secret from the crypto provider: files are private.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from radiopaque.engine.artefact import (
+    ArtefactId,
+    MaskedWeights,
+    binding_digest,
+    masked_weights_size,
+    weights_digest,
+)
+from radiopaque.errors import MessageOrderError, MessageSizeError, PlanDigestError
+from radiopaque.files import make_private_directory, write_atomically
+from radiopaque.graph.plan import Plan
+from radiopaque.transport.channel import Counters
+from radiopaque.transport.grpc_client import Peer
+from radiopaque.wire import messages
+from radiopaque.wire.plans import load_plan
+from radiopaque.wire.v1 import services_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model as the vendor offers it now."""
+
+    name: str
+    version: str
+    plan: Plan = field(repr=False)
+    id: ArtefactId
+    weights_digest: bytes
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """An offered model with its masked weights, ready to prepare sessions with."""
+
+    offer: Offer
+    weights: MaskedWeights = field(repr=False)
+
+    @property
+    def binding(self) -> bytes:
+        """What this clinic's offline messages for this model are bound to."""
+        return binding_digest(self.offer.id, self.weights.digest)
+
+
+def fetch_offer(peer: Peer, name: str, version: str, counters: Counters, deadline: float) -> Offer:
+    """Ask for a model's plan and check it (rules, ranges, digest)."""
+    request = pb.FetchPlanRequest(name=name, version=version)
+    reply = peer.call("FetchPlan", request, pb.FetchPlanReply, counters, deadline)
+    digest = messages.digest(reply.plan_digest, "plan digest")
+    plan = load_plan(reply.plan, digest)
+    artefact = ArtefactId(digest, messages.artefact_id(reply.artefact))
+    weights = messages.digest(reply.weights_digest, "weights digest")
+    return Offer(reply.name, reply.version, plan, artefact, weights)
+
+
+class ArtefactCache:
+    """Masked weights on disk, so that they are fetched once per artefact."""
+
+    def __init__(self, directory: Path) -> None:
+        make_private_directory(directory)
+        self._directory = directory
+        self._loaded: dict[bytes, LocalModel] = {}
+
+    def load(self, offer: Offer, peer: Peer, counters: Counters, deadline: float) -> LocalModel:
+        """The model with its masked weights, from memory, disk or the vendor."""
+        known = self._loaded.get(offer.id.artefact)
+        if known is not None and known.weights.digest == offer.weights_digest:
+            return known
+        path = self._directory / f"{offer.id.artefact.hex()}.masked"
+        size = masked_weights_size(offer.plan)
+        data = b""
+        if path.exists() and path.stat().st_size == size:
+            data = path.read_bytes()
+        if weights_digest(data) != offer.weights_digest:
+            data = _download(offer, size, peer, counters, deadline)
+            write_atomically(path, data)
+        model = LocalModel(offer, MaskedWeights.parse(offer.plan, data))
+        self._loaded[offer.id.artefact] = model
+        return model
+
+
+def _download(offer: Offer, size: int, peer: Peer, counters: Counters, deadline: float) -> bytes:
+    request = pb.FetchMaskedWeightsRequest(artefact=offer.id.artefact)
+    data = bytearray()
+    for chunk in peer.download("FetchMaskedWeights", request, pb.Chunk, counters, deadline):
+        if chunk.offset != len(data):
+            raise MessageOrderError("the masked weights arrived out of order; fetch them again")
+        if len(data) + len(chunk.data) > size:
+            raise MessageSizeError(f"the masked weights are longer than the {size} bytes of the plan")
+        data += chunk.data
+    if weights_digest(bytes(data)) != offer.weights_digest:
+        raise PlanDigestError("the masked weights do not have the stated digest; fetch them again")
+    return bytes(data)

@@ -1,0 +1,59 @@
+"""From the network's outputs to probabilities and a report."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_owner.artefacts import Offer
+from data_owner.report import InferenceReport
+from data_owner.sessions import Answer, Prepared
+from radiopaque.graph.plan import Task
+
+
+def probabilities(logits: NDArray[np.float64], task: Task) -> NDArray[np.float64]:
+    """Softmax or sigmoid over the last axis, same shape; empty for raw outputs. Local to the clinic."""
+    if task == "multiclass":
+        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+    if task == "multilabel":
+        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
+    return np.empty(0)
+
+
+def report(
+    offer: Offer,
+    image: str,
+    answer: Answer,
+    index: int,
+    prepared: Prepared | None,
+    warnings: tuple[str, ...],
+    picture_png: bytes,
+    created: str,
+) -> InferenceReport:
+    """The report of image ``index`` of an answer."""
+    plan = offer.plan
+    logits = answer.outputs[index].reshape(-1)
+    classes = plan.classes or tuple(f"output {i}" for i in range(logits.size))
+    use = plan.intended_use
+    return InferenceReport(
+        image=image,
+        model=offer.name,
+        version=offer.version,
+        statement=use.statement if use else "",
+        task=plan.task,
+        classes=classes,
+        probabilities=tuple(float(v) for v in probabilities(logits, plan.task)),
+        logits=tuple(float(v) for v in logits),
+        warnings=warnings,
+        online_seconds=answer.online_seconds,
+        prepare_seconds=answer.prepare_seconds,
+        offline_seconds=prepared.seconds if prepared else 0.0,
+        round_trips=answer.round_trips,
+        online_bytes=answer.online_bytes,
+        offline_bytes=prepared.bytes if prepared else {},
+        plan_digest=offer.id.plan_digest.hex(),
+        session_id=answer.session.hex(),
+        created=created,
+        picture_png=picture_png,
+    )

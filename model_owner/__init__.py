@@ -1,0 +1,1 @@
+"""The model owner (vendor): hosts compiled models, keeps the weights, serves inference."""

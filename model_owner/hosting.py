@@ -1,0 +1,96 @@
+"""The models that a model owner hosts, by name and version."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from radiopaque.engine.artefact import ArtefactKey, mask_weights, weights_digest
+from radiopaque.engine.model_owner import Model
+from radiopaque.engine.weights_file import read_compiled
+from radiopaque.errors import ConfigError, UnknownModelError
+
+
+@dataclass(frozen=True)
+class HostedModel:
+    """A compiled model ready to serve: packed weights, and F for the clinics."""
+
+    name: str
+    version: str
+    plan_bytes: bytes = field(repr=False)
+    key: ArtefactKey
+    model: Model
+    masked_weights: bytes = field(repr=False)
+    masked_weights_digest: bytes
+
+
+class Hosted:
+    """All hosted models."""
+
+    def __init__(self, models: Sequence[HostedModel]) -> None:
+        self._by_artefact = {model.key.id.artefact: model for model in models}
+        self._by_name: dict[tuple[str, str], HostedModel] = {}
+        for model in models:
+            if self._by_name.setdefault((model.name, model.version), model) is not model:
+                raise ConfigError(
+                    f"two models are named {model.name} {model.version}; give one another version"
+                )
+
+    @classmethod
+    def load(cls, directories: Iterable[tuple[Path, str | None, str | None]]) -> Hosted:
+        """From compiled folders with the name and version to offer them under, or the plan's."""
+        return cls([_load(path, name, version) for path, name, version in directories])
+
+    def all(self) -> list[HostedModel]:
+        """Every model, sorted by name and version."""
+        return sorted(self._by_name.values(), key=lambda m: (m.name, version_key(m.version)))
+
+    def by_artefact(self, artefact: bytes) -> HostedModel:
+        """Raises UnknownModelError."""
+        model = self._by_artefact.get(artefact)
+        if model is None:
+            raise UnknownModelError(
+                f"artefact {artefact.hex()[:8]} is not hosted here any more; fetch the model again"
+            )
+        return model
+
+    def by_name(self, name: str, version: str) -> HostedModel:
+        """A model by name and version, the newest where ``version`` is empty.
+
+        Raises UnknownModelError listing what there is.
+        """
+        if version:
+            found = self._by_name.get((name, version))
+        else:
+            versions = [model for model in self.all() if model.name == name]
+            found = versions[-1] if versions else None
+        if found is None:
+            offered = ", ".join(f"{m.name} {m.version}" for m in self.all()) or "nothing"
+            raise UnknownModelError(
+                f"there is no model {f'{name} {version}'.strip()!r} here; this model owner offers: "
+                f"{offered}"
+            )
+        return found
+
+
+def version_key(version: str) -> list[tuple[int, str]]:
+    """Orders 1.10 after 1.9."""
+    return [
+        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"[.+-]", version)
+    ]
+
+
+def _load(path: Path, name: str | None, version: str | None) -> HostedModel:
+    compiled = read_compiled(path)
+    masked = mask_weights(compiled.plan, compiled.weights, compiled.key)
+    return HostedModel(
+        name or compiled.plan.name,
+        version or compiled.plan.version,
+        compiled.plan_bytes,
+        compiled.key,
+        Model(compiled.plan, compiled.weights),
+        masked,
+        weights_digest(masked),
+    )

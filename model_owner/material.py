@@ -1,0 +1,157 @@
+"""Prepared sessions on disk: one encrypted file for each of a session's two offline messages.
+
+Payloads are appended in the order in which they arrive, each sealed with AES-256-GCM under a key
+that only the ledger holds; the nonce is the payload's position, the session id and the message kind
+are authenticated. Erasing the key from the ledger makes the file unreadable, whatever the disk keeps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from radiopaque.engine.material import RegionReader, assemble, region_sizes
+from radiopaque.engine.model_owner import Material
+from radiopaque.errors import StoreError
+from radiopaque.files import PRIVATE_FILE_MODE, make_private_directory
+from radiopaque.gates.base import Raw
+from radiopaque.graph.plan import Plan
+from radiopaque.prg import SecretKey
+from radiopaque.transport.link import payload_pieces
+from radiopaque.wire.frames import Frame, Kind
+
+_TAG_BYTES = 16
+
+
+class MaterialStore:
+    """The folder of prepared sessions of one model owner."""
+
+    def __init__(self, directory: Path) -> None:
+        make_private_directory(directory)
+        self._directory = directory
+
+    def _path(self, session: bytes, kind: Kind) -> Path:
+        return self._directory / f"{session.hex()}.{kind.name.lower()}"
+
+    def writer(self, plan: Plan, session: bytes, kind: Kind, key: SecretKey) -> MaterialWriter:
+        """Takes the frames of one offline message, in order, onto disk."""
+        reader = RegionReader(plan, session, kind)
+        return MaterialWriter(self._path(session, kind), reader, session, kind, key)
+
+    def load(self, plan: Plan, session: bytes, key: SecretKey) -> Material:
+        """Both messages of a session, decrypted. Raises StoreError where a file is not whole."""
+        regions = {}
+        for kind in (Kind.CORRECTION, Kind.OFFLINE):
+            payloads = self._payloads(plan, session, kind, key)
+            regions[kind] = assemble(plan, kind, payloads)
+        return Material(regions[Kind.CORRECTION], regions[Kind.OFFLINE])
+
+    def _payloads(
+        self, plan: Plan, session: bytes, kind: Kind, key: SecretKey
+    ) -> Iterator[Raw]:
+        cipher = AESGCM(key.reveal())
+        path = self._path(session, kind)
+        position = 0
+        try:
+            with path.open("rb") as file:
+                for size in region_sizes(plan, kind).values():
+                    for _, piece in payload_pieces(size):
+                        sealed = file.read(piece.stop - piece.start + _TAG_BYTES)
+                        plain = cipher.decrypt(
+                            _nonce(position), sealed, _associated(session, kind)
+                        )
+                        position += 1
+                        yield np.frombuffer(plain, np.uint8)
+        except (OSError, InvalidTag) as error:
+            raise StoreError(
+                f"prepared material {path.name} is missing or damaged ({type(error).__name__}); "
+                "the session is lost, prepare another"
+            ) from error
+
+    def delete(self, session: bytes) -> None:
+        """Remove a session's files; missing ones do not matter."""
+        for kind in (Kind.CORRECTION, Kind.OFFLINE):
+            with suppress(FileNotFoundError):
+                self._path(session, kind).unlink()
+
+    def sweep(self, keep: Callable[[bytes], bool]) -> int:
+        """Delete the files of sessions that ``keep`` refuses; returns how many files."""
+        removed = 0
+        for path in self._directory.iterdir():
+            with suppress(ValueError):
+                if not keep(bytes.fromhex(path.stem)):
+                    path.unlink(missing_ok=True)
+                    removed += 1
+        return removed
+
+    def size(self) -> int:
+        """Bytes of all prepared material on disk."""
+        return sum(path.stat().st_size for path in self._directory.iterdir())
+
+
+class MaterialWriter:
+    """One offline message on its way to disk. A context manager: failing removes the file."""
+
+    def __init__(
+        self, path: Path, reader: RegionReader, session: bytes, kind: Kind, key: SecretKey
+    ) -> None:
+        self._path = path
+        self._reader = reader
+        self._associated = _associated(session, kind)
+        self._cipher = AESGCM(key.reveal())
+        self._position = 0
+        self._file: BinaryIO
+
+    def __enter__(self) -> MaterialWriter:
+        try:
+            descriptor = os.open(
+                self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE_MODE
+            )
+        except OSError as error:
+            raise StoreError(f"cannot create {self._path}: {error.strerror}") from error
+        self._file = os.fdopen(descriptor, "wb")
+        return self
+
+    def accept(self, frame: Frame) -> None:
+        """Check that this frame is due and append it. Raises ProtocolError or StoreError."""
+        payload = self._reader.accept(frame)
+        sealed = self._cipher.encrypt(
+            _nonce(self._position), memoryview(payload), self._associated
+        )
+        self._position += 1
+        try:
+            self._file.write(sealed)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write prepared material: {error.strerror}; free some space"
+            ) from error
+
+    def finish(self) -> None:
+        """Check that the message is complete. Raises MessageOrderError otherwise."""
+        self._reader.finish()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if error is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def _nonce(position: int) -> bytes:
+    return position.to_bytes(12, "big")
+
+
+def _associated(session: bytes, kind: Kind) -> bytes:
+    return b"radiopaque/1 material" + session + kind.name.encode()

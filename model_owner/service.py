@@ -1,0 +1,255 @@
+"""The model owner's service: models and their masked weights, preparing sessions, inference.
+
+Life of a session here: PREPARING -> READY (both offline messages on disk, key_O and the file key in
+the ledger) -> STARTED (durable, keys erased, before the first message leaves) -> BURNT. A session
+serves one stream of one clinic once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_owner.dealer import Dealer, Order
+from model_owner.hosting import Hosted, HostedModel
+from model_owner.material import MaterialStore, MaterialWriter
+from radiopaque.certificates import Role
+from radiopaque.engine.artefact import binding_digest
+from radiopaque.engine.model_owner import ModelOwnerRun
+from radiopaque.errors import (
+    MessageOrderError,
+    PlanDigestError,
+    RadiopaqueError,
+    ResourceError,
+    UnknownSessionError,
+)
+from radiopaque.files import make_private_directory
+from radiopaque.ledger import MODEL_OWNER, Ledger, State
+from radiopaque.prg import KEY_BYTES, SecretKey
+from radiopaque.telemetry import get_logger
+from radiopaque.transport.channel import Channel, Counters
+from radiopaque.transport.grpc_server import Call, Handler
+from radiopaque.wire import messages
+from radiopaque.wire.frames import Frame, Kind
+from radiopaque.wire.v1 import services_pb2 as pb
+
+_CHUNK_BYTES = 1 << 20
+_CLINIC = frozenset({Role.DATA_OWNER})
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one model owner; beyond them calls get ResourceError."""
+
+    sessions_per_clinic: int
+    concurrent_inferences: int
+    material_bytes: int
+
+
+class ModelOwner:
+    """One model owner: hosted models, ledger, prepared material, and its crypto provider."""
+
+    def __init__(self, store: Path, hosted: Hosted, dealer: Dealer, limits: Limits) -> None:
+        make_private_directory(store)
+        self._hosted = hosted
+        self._dealer = dealer
+        self._limits = limits
+        self._ledger = Ledger(store / "sessions.sqlite", MODEL_OWNER)
+        self._material = MaterialStore(store / "material")
+        self._inferring = threading.BoundedSemaphore(limits.concurrent_inferences)
+        ready = {row.session for row in self._ledger.rows(State.READY)}
+        self._material.sweep(ready.__contains__)
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """The service's table: what serves each method, and for which role."""
+        return {
+            "ListModels": Handler(self.list_models, _CLINIC),
+            "FetchPlan": Handler(self.fetch_plan, _CLINIC),
+            "FetchMaskedWeights": Handler(self.fetch_masked_weights, _CLINIC),
+            "Prepare": Handler(self.prepare, _CLINIC),
+            "Infer": Handler(self.infer, _CLINIC),
+        }
+
+    def close(self) -> None:
+        """Let go of the ledger."""
+        self._ledger.close()
+
+    def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsReply:
+        """What is offered to this clinic."""
+        return pb.ListModelsReply(
+            models=[
+                pb.ModelEntry(
+                    name=model.name,
+                    version=model.version,
+                    plan_digest=model.key.id.plan_digest,
+                    artefact=model.key.id.artefact,
+                )
+                for model in self._hosted.all()
+            ]
+        )
+
+    def fetch_plan(self, request: pb.FetchPlanRequest, call: Call) -> pb.FetchPlanReply:
+        """A model's public plan and what names its artefact."""
+        model = self._hosted.by_name(request.name, request.version)
+        return pb.FetchPlanReply(
+            plan=model.plan_bytes,
+            plan_digest=model.key.id.plan_digest,
+            artefact=model.key.id.artefact,
+            weights_digest=model.masked_weights_digest,
+            name=model.name,
+            version=model.version,
+        )
+
+    def fetch_masked_weights(
+        self, request: pb.FetchMaskedWeightsRequest, call: Call
+    ) -> Iterator[pb.Chunk]:
+        """F of an artefact: the weights under their mask, the clinic's half of the model."""
+        model = self._hosted.by_artefact(messages.artefact_id(request.artefact))
+        data = memoryview(model.masked_weights)
+        for offset in range(0, len(data), _CHUNK_BYTES):
+            yield pb.Chunk(offset=offset, data=bytes(data[offset : offset + _CHUNK_BYTES]))
+
+    def prepare(self, requests: Iterable[pb.PrepareRequest], call: Call) -> pb.PrepareReply:
+        """One session: the clinic's offline message here, corrections from the crypto provider."""
+        parts = iter(requests)
+        first = next(parts, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise MessageOrderError("preparing a session begins with its header")
+        model = self._check_header(first.header)
+        session = first.header.session
+        self._check_limits(call)
+        key_o, key_file = SecretKey.generate(), SecretKey.generate()
+        self._ledger.create(
+            session,
+            artefact=model.key.id.artefact,
+            peer=call.peer.name,
+            binding=first.header.binding,
+            secret=key_o.reveal() + key_file.reveal(),
+        )
+        try:
+            reply = self._collect(Order(model, session, key_o), key_file, parts, call)
+            self._ledger.advance(session, State.PREPARING, State.READY)
+        except BaseException:
+            self._ledger.burn(session)
+            self._material.delete(session)
+            raise
+        _log.info("session prepared", session=session, peer=str(call.peer), model=model.name)
+        return reply
+
+    def infer(self, channel: Channel, call: Call) -> None:
+        """START, READY, and the online messages of one session."""
+        start = channel.receive()
+        if start.kind is not Kind.START or len(start.payload):
+            raise MessageOrderError("an inference begins with START and no payload")
+        row = self._ledger.get(start.session)
+        if row.peer != call.peer.name:
+            # the same answer as for a session that never was: ids of others are nobody's business
+            raise UnknownSessionError(
+                f"session {start.session.hex()[:8]} is not known here; prepare another"
+            )
+        model = self._hosted.by_artefact(row.artefact)
+        if not self._inferring.acquire(blocking=False):
+            raise ResourceError(
+                f"{self._limits.concurrent_inferences} inferences are under way, the limit here; "
+                "try again in a second"
+            )
+        try:
+            self._run(model, start.session, channel)
+        finally:
+            self._inferring.release()
+        _log.info(
+            "inference served",
+            session=start.session,
+            peer=str(call.peer),
+            model=model.name,
+            received_bytes=call.counters.received_bytes,
+            sent_bytes=call.counters.sent_bytes,
+        )
+
+    def _run(self, model: HostedModel, session: bytes, channel: Channel) -> None:
+        secret = self._ledger.advance(session, State.READY, State.STARTED).secret or b""
+        try:
+            key_o, key_file = SecretKey(secret[:KEY_BYTES]), SecretKey(secret[KEY_BYTES:])
+            material = self._material.load(model.model.plan, session, key_file)
+            key_file.erase()
+            run = ModelOwnerRun(model.model, model.key.id, session, key_o, material)
+            channel.send(Frame(session, 0, Kind.READY))
+            run.run(channel)
+        finally:
+            self._ledger.burn(session)
+            self._material.delete(session)
+
+    def _check_header(self, header: pb.PrepareHeader) -> HostedModel:
+        messages.session_id(header.session)
+        model = self._hosted.by_artefact(messages.artefact_id(header.artefact))
+        if header.plan_digest != model.key.id.plan_digest:
+            raise PlanDigestError(
+                f"the plan digest {header.plan_digest.hex()[:16]} is not that of {model.name} "
+                f"{model.version}; fetch the model again"
+            )
+        if header.binding != binding_digest(model.key.id, model.masked_weights_digest):
+            raise PlanDigestError(
+                "the session is bound to other masked weights; fetch the model again"
+            )
+        return model
+
+    def _check_limits(self, call: Call) -> None:
+        waiting = self._ledger.count(State.READY, call.peer.name) + self._ledger.count(
+            State.PREPARING, call.peer.name
+        )
+        if waiting >= self._limits.sessions_per_clinic:
+            raise ResourceError(
+                f"{waiting} prepared sessions of this clinic wait here, its limit; use some first"
+            )
+        if self._material.size() >= self._limits.material_bytes:
+            raise ResourceError(
+                "the disk space for prepared sessions is used up here; try again later"
+            )
+
+    def _collect(
+        self, order: Order, key_file: SecretKey, parts: Iterator[pb.PrepareRequest], call: Call
+    ) -> pb.PrepareReply:
+        """Both offline messages onto disk, at the same time."""
+        plan = order.model.model.plan
+        counters = Counters()
+        seconds = 0.0
+        failures: list[BaseException] = []
+
+        def fetch() -> None:
+            nonlocal seconds
+            started = time.perf_counter()
+            try:
+                with self._writer(order, Kind.CORRECTION, key_file) as writer:
+                    self._dealer.deal(order, writer.accept, counters, call.deadline_seconds)
+                    writer.finish()
+            except BaseException as error:
+                failures.append(error)
+            seconds = time.perf_counter() - started
+
+        fetching = threading.Thread(target=fetch, name="radiopaque-deal", daemon=True)
+        fetching.start()
+        try:
+            with self._material.writer(plan, order.session, Kind.OFFLINE, key_file) as writer:
+                for part in parts:
+                    if part.WhichOneof("part") != "frame":
+                        raise MessageOrderError("only frames follow the header of a session")
+                    writer.accept(messages.to_frame(part.frame))
+                writer.finish()
+        finally:
+            fetching.join()
+        for failure in failures:
+            raise failure if isinstance(failure, RadiopaqueError) else RuntimeError(
+                "fetching corrections failed"
+            ) from failure
+        return pb.PrepareReply(
+            crypto_provider_to_model_owner_bytes=counters.received_bytes,
+            model_owner_to_crypto_provider_bytes=counters.sent_bytes,
+            dealer_seconds=seconds,
+        )
+
+    def _writer(self, order: Order, kind: Kind, key_file: SecretKey) -> MaterialWriter:
+        return self._material.writer(order.model.model.plan, order.session, kind, key_file)
