@@ -2,78 +2,167 @@
 
 from __future__ import annotations
 
+from math import prod
+from typing import Any
+
 import numpy as np
+from numpy.typing import DTypeLike
 
 from radiopaque.errors import TensorError
 from radiopaque.graph.plan import Convolution, WindowSum
 from radiopaque.kernels import linear_loops
-from radiopaque.kernels.matmul import PackedMatrix, packed_rows, read_only
+from radiopaque.kernels.linear_loops import Windows
+from radiopaque.kernels.matmul import (
+    PackedMatrix,
+    check_input_dtype,
+    check_ring_dtype,
+    kernel_view,
+    packed_rows,
+)
+from radiopaque.ring import RingArray
 
+__all__ = ["PackedConvolution", "PackedMatrix", "warm_up", "window_sum"]
 
-def output_extent(size: int, kernel: int, stride: int, before: int, after: int, dilation: int) -> int:
-    """Number of windows along one axis; zero or negative where none fits."""
-    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+MAX_PADDED_ELEMENTS = 1 << 28
+"""Largest padded copy of one image and group that a kernel may make."""
 
 
 class PackedConvolution:
-    """A convolution with fixed secret weights."""
+    """The map x [n, ci, h, w] -> [n, co, oh, ow] with secret weights [co, ci / groups, kh, kw].
 
-    def __init__(self, weights: np.ndarray, spec: Convolution) -> None:
-        if weights.dtype not in (np.uint32, np.uint64):
-            raise TensorError(f"weights are {weights.dtype}; give uint32 or uint64")
-        self._shape = weights.shape
+    dtypes are uint32 or uint64, any batch and image size. The weights are copied once, in the
+    order in which the kernel reads them; calling the object takes no lock and changes nothing, so
+    threads may share it. A call needs, besides its result, a padded copy of one image (of one
+    group's channels) and 256 KiB.
+
+    Raises TensorError for other dtypes, for weights that do not match ``spec``, and for numbers
+    in ``spec`` that are no window.
+    """
+
+    __slots__ = ("_direct", "_dtype", "_shape", "_spec", "_weights")
+
+    def __init__(self, weights: RingArray, spec: Convolution) -> None:
+        check_ring_dtype("weights", weights)
+        _check_windows(spec)
+        if spec.groups < 1 or spec.out_channels < 1 or spec.out_channels % spec.groups:
+            raise TensorError(
+                f"{spec.groups} groups do not divide {spec.out_channels} output channels"
+            )
+        if (
+            weights.ndim != 4
+            or weights.shape[0] != spec.out_channels
+            or weights.shape[1] < 1
+            or weights.shape[2:] != spec.kernel
+        ):
+            raise TensorError(
+                f"weights are {list(weights.shape)}; this convolution takes "
+                f"[{spec.out_channels}, ci / {spec.groups}, {spec.kernel[0]}, {spec.kernel[1]}]"
+            )
         self._spec = spec
-        self._weights = np.concatenate([packed_rows(m) for m in weights.reshape(spec.groups, weights.shape[0]//spec.groups, -1)])
+        self._shape = weights.shape
+        self._dtype = weights.dtype
+        group_out = spec.out_channels // spec.groups
+        # With one input channel and few outputs, gathering would cost more than the products.
+        self._direct = weights.shape[1] == 1 and group_out < linear_loops.ROWS
+        matrices = weights.reshape(spec.groups, group_out, prod(weights.shape[1:]))
+        if self._direct:
+            self._weights = matrices.flatten()
+        else:
+            self._weights = np.concatenate([packed_rows(matrix) for matrix in matrices])
 
     def __repr__(self) -> str:
-        return f"PackedConvolution(shape={self._shape}, dtype={self._weights.dtype})"
+        return f"<PackedConvolution {list(self._shape)} {self._dtype}>"
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """[n, ci, h, w] to [n, co, oh, ow], same dtype."""
-        if x.dtype != self._weights.dtype or x.ndim != 4 or not x.flags.c_contiguous:
-            raise TensorError(f"input is {x.dtype} {x.shape}")
+    def __call__(self, x: RingArray) -> RingArray:
+        """x [n, ci, h, w] to [n, co, oh, ow], same dtype; oh, ow as in ONNX's Conv.
+
+        Raises TensorError for another dtype, number of channels or rank, and for an image that is
+        smaller than one window or that padding makes too large.
+        """
         spec = self._spec
-        top, left, bottom, right = spec.pads
-        oh = output_extent(
-            x.shape[2], spec.kernel[0], spec.strides[0], top, bottom, spec.dilations[0]
+        check_input_dtype(x, self._dtype)
+        group_in = self._shape[1]
+        if x.ndim != 4 or x.shape[1] != group_in * spec.groups:
+            raise TensorError(
+                f"input is {list(x.shape)}; the weights take [n, {group_in * spec.groups}, h, w]"
+            )
+        windows = _place_windows(spec, x.shape[2], x.shape[3])
+        padded = group_in * windows.rows * windows.phases * windows.width
+        if padded > MAX_PADDED_ELEMENTS:
+            raise TensorError(
+                f"the padded image has {padded} elements, over {MAX_PADDED_ELEMENTS}; "
+                "use less padding or a smaller image"
+            )
+        out = np.zeros((x.shape[0], spec.out_channels, windows.oh * windows.ow), x.dtype)
+        linear_loops.add_convolution(
+            kernel_view(x), self._weights, out, spec.groups, self._direct, windows
         )
-        ow = output_extent(
-            x.shape[3], spec.kernel[1], spec.strides[1], left, right, spec.dilations[1]
+        return out.reshape(x.shape[0], spec.out_channels, windows.oh, windows.ow)
+
+
+def window_sum(x: RingArray, spec: WindowSum) -> RingArray:
+    """Ring sums over windows of x [..., h, w], zero padded, as [..., oh, ow].
+
+    Raises TensorError for a dtype other than uint32 and uint64, for fewer than two axes, and for
+    an image that is smaller than one window.
+    """
+    check_ring_dtype("inputs of a window sum", x)
+    _check_windows(spec)
+    if x.ndim < 2:
+        raise TensorError(f"input is {list(x.shape)}; a window sum takes [..., h, w]")
+    windows = _place_windows(spec, x.shape[-2], x.shape[-1])
+    planes = prod(x.shape[:-2])
+    out = np.zeros((planes, windows.oh, windows.ow), x.dtype)
+    linear_loops.add_window_sums(kernel_view(x.reshape(planes, *x.shape[-2:])), out, windows)
+    return out.reshape(*x.shape[:-2], windows.oh, windows.ow)
+
+
+def warm_up(dtype: DTypeLike) -> None:
+    """Compiles every kernel for one of the two dtypes, or loads it from Numba's disk cache."""
+    x = np.zeros((1, 1, 1, 1), dtype)
+    PackedConvolution(x, Convolution(1, (1, 1)))(x)
+    PackedConvolution(np.zeros((1, 2, 1, 1), dtype), Convolution(1, (1, 1)))(
+        np.zeros((1, 2, 1, 1), dtype)
+    )
+    PackedMatrix(x[0, 0])(x)
+    window_sum(x, WindowSum((1, 1)))
+
+
+def _check_windows(spec: Convolution | WindowSum) -> None:
+    axes = (spec.kernel, spec.strides, spec.dilations)
+    if any(len(pair) != 2 or min(pair) < 1 for pair in axes):
+        raise TensorError(
+            f"kernel {spec.kernel}, strides {spec.strides} and dilations {spec.dilations} must be "
+            "two positive numbers each"
         )
-        out = np.empty((x.shape[0], spec.out_channels, oh * ow), x.dtype)
-        linear_loops.convolve(
-            read_only(x),
-            self._weights,
-            out,
-            spec.groups,
-            oh,
-            ow,
-            spec.kernel,
-            spec.strides,
-            spec.pads,
-            spec.dilations,
-        )
-        return out.reshape(x.shape[0], spec.out_channels, oh, ow)
+    if len(spec.pads) != 4 or min(spec.pads) < 0:
+        raise TensorError(f"pads are {spec.pads}; give (top, left, bottom, right), none negative")
 
 
-def window_sum(x: np.ndarray, spec: WindowSum) -> np.ndarray:
-    """[.., h, w] to [.., oh, ow]: ring sums with zero padding."""
-    top, left, bottom, right = spec.pads
-    padded = np.pad(x, [(0, 0)] * (x.ndim - 2) + [(top, bottom), (left, right)])
-    h, w = x.shape[-2:]
-    (kh, kw), (sy, sx), (dy, dx) = spec.kernel, spec.strides, spec.dilations
-    oh, ow = output_extent(h, kh, sy, top, bottom, dy), output_extent(w, kw, sx, left, right, dx)
-    out = np.zeros((*x.shape[:-2], oh, ow), x.dtype)
-    for i in range(kh):
-        for j in range(kw):
-            y, z = i * dy, j * dx
-            out += padded[..., y : y + (oh - 1) * sy + 1 : sy, z : z + (ow - 1) * sx + 1 : sx]
-    return out
-
-
-def warm_up(dtype: np.dtype | type) -> None:
-    """Compiles the kernels for one dtype."""
-    x = np.ones((1, 2, 3, 3), dtype)
-    PackedConvolution(np.ones((1, 2, 2, 2), dtype), Convolution(1, (2, 2)))(x)
-    PackedMatrix(np.ones((3, 2), dtype))(x)
-    window_sum(x, WindowSum((2, 2)))
+def _place_windows(spec: Convolution | WindowSum, h: int, w: int) -> Windows:
+    sizes: list[Any] = []
+    for axis, size in enumerate((h, w)):
+        span = (spec.kernel[axis] - 1) * spec.dilations[axis] + 1
+        room = size + spec.pads[axis] + spec.pads[axis + 2]
+        if size < 1 or room < span:
+            raise TensorError(
+                f"a window of {span} does not fit into {size} positions padded to {room}"
+            )
+        sizes.append((room - span) // spec.strides[axis] + 1)
+    oh, ow = sizes
+    reach = (spec.kernel[1] - 1) * spec.dilations[1]
+    return Windows(
+        kernel_y=spec.kernel[0],
+        kernel_x=spec.kernel[1],
+        stride_y=spec.strides[0],
+        stride_x=spec.strides[1],
+        dilation_y=spec.dilations[0],
+        dilation_x=spec.dilations[1],
+        top=spec.pads[0],
+        left=spec.pads[1],
+        oh=oh,
+        ow=ow,
+        rows=(oh - 1) * spec.strides[0] + (spec.kernel[0] - 1) * spec.dilations[0] + 1,
+        phases=min(spec.strides[1], reach + 1),
+        width=ow + reach // spec.strides[1],
+    )

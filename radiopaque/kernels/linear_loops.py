@@ -15,7 +15,7 @@ file that a function stands in. Callers check shapes and sizes: nothing here doe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
@@ -39,232 +39,393 @@ PANELS = 8
 """Panels gathered at once; with DEPTH rows they fill a quarter of a 1 MiB second-level cache."""
 
 
-@intrinsic
-def register_tile(  # type: ignore[no-untyped-def]
-    context, left, left_start, right, right_start, result, depth
-):
-    """result[ROWS, columns] = left [depth, ROWS] transposed times right [depth, columns].
+INDEX = ir.IntType(types.intp.bitwidth)
 
-    All three are flat contiguous arrays of one element type; ``left_start`` and ``right_start``
-    are element offsets, ``columns`` is PANEL_BYTES / item size, ``depth`` at least 1.
-    """
-    element_bits = result.dtype.bitwidth
-    lanes = VECTOR_BYTES * 8 // element_bits
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
+    """Pointer to element ``offset`` of a flat array."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [offset])
+
+
+class _Vectors:
+    """Unaligned vector loads and stores of one element type."""
+
+    def __init__(self, builder: Any, element_bits: int) -> None:
+        self.lanes = VECTOR_BYTES * 8 // element_bits
+        self.element = ir.IntType(element_bits)
+        self.vector = ir.VectorType(self.element, self.lanes)
+        self._builder = builder
+        self._align = element_bits // 8
+
+    def load(self, pointer: Any, half: int) -> Any:
+        return self._builder.load(self._at(pointer, half), align=self._align)
+
+    def store(self, value: Any, pointer: Any, half: int) -> None:
+        self._builder.store(value, self._at(pointer, half), align=self._align)
+
+    def load_spread(self, pointer: Any) -> Any:
+        """One element in every lane."""
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        lane = ir.Constant(ir.IntType(32), 0)
+        first = self._builder.insert_element(undefined, self._builder.load(pointer), lane)
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        return self._builder.shuffle_vector(first, undefined, zeros)
+
+    def _at(self, pointer: Any, half: int) -> Any:
+        start = self._builder.gep(pointer, [ir.Constant(INDEX, half * self.lanes)])
+        return self._builder.bitcast(start, self.vector.as_pointer())
+
+
+@intrinsic
+def copy_panel_row(context, source, source_start, target, target_start):  # type: ignore[no-untyped-def]
+    """target[target_start + j] = source[source_start + j] for the elements of one panel row."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        element, index = ir.IntType(element_bits), ir.IntType(64)
-        vector = ir.VectorType(element, lanes)
-        splat = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-        undefined = ir.Constant(vector, ir.Undefined)
-        pointers = [
-            context.make_array(signature.args[i])(context, builder, arguments[i]).data
-            for i in (0, 2, 4)
-        ]
-        left_at = builder.gep(pointers[0], [arguments[1]])
-        right_at = builder.gep(pointers[1], [arguments[3]])
+        vectors = _Vectors(builder, target.dtype.bitwidth)
+        read = _address(context, builder, signature.args[0], *arguments[0:2])
+        written = _address(context, builder, signature.args[2], *arguments[2:4])
+        halves = [vectors.load(read, half) for half in range(2)]
+        for half in range(2):
+            vectors.store(halves[half], written, half)
+        return context.get_dummy_value()
 
-        def place(pointer: Any, row: Any, width: int, offset: int) -> Any:
-            start = builder.mul(row, ir.Constant(index, width))
-            return builder.gep(pointer, [builder.add(start, ir.Constant(index, offset))])
+    return types.void(source, types.intp, target, types.intp), generate
 
-        def vector_place(pointer: Any, row: Any, half: int) -> Any:
-            at = place(pointer, row, 2 * lanes, half * lanes)
-            return builder.bitcast(at, vector.as_pointer())
 
+@intrinsic
+def add_register_tile(  # type: ignore[no-untyped-def]
+    context, left, left_start, right, right_start, depth, result, result_start, pitch
+):
+    """Adds left [depth, ROWS] transposed times right [depth, columns] to result [ROWS, columns].
+
+    The arrays are flat; ``*_start`` are element offsets, ``pitch`` is the distance of two rows of
+    the result, ``columns`` is PANEL_BYTES / item size, ``depth`` at least 1.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vectors = _Vectors(builder, result.dtype.bitwidth)
+        left_at = _address(context, builder, signature.args[0], *arguments[0:2])
+        right_at = _address(context, builder, signature.args[2], *arguments[2:4])
+        result_at = _address(context, builder, signature.args[5], *arguments[5:7])
+        depth, pitch = arguments[4], arguments[7]
         before = builder.block
         body = builder.append_basic_block("register_tile.body")
         after = builder.append_basic_block("register_tile.after")
         builder.branch(body)
 
         builder.position_at_end(body)
-        step = builder.phi(index)
-        step.add_incoming(ir.Constant(index, 0), before)
-        sums = [builder.phi(vector) for _ in range(2 * ROWS)]
-        halves = [
-            builder.load(vector_place(right_at, step, half), align=element_bits // 8)
-            for half in range(2)
-        ]
+        step = builder.phi(INDEX)
+        sums = [builder.phi(vectors.vector) for _ in range(2 * ROWS)]
+        left_row = builder.gep(left_at, [builder.mul(step, ir.Constant(INDEX, ROWS))])
+        width = ir.Constant(INDEX, 2 * vectors.lanes)
+        right_row = builder.gep(right_at, [builder.mul(step, width)])
+        halves = [vectors.load(right_row, half) for half in range(2)]
         new_sums = []
         for row in range(ROWS):
-            scalar = builder.load(place(left_at, step, ROWS, row))
-            first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-            spread = builder.shuffle_vector(first, undefined, splat)
+            factor = vectors.load_spread(builder.gep(left_row, [ir.Constant(INDEX, row)]))
             for half in range(2):
-                product = builder.mul(spread, halves[half])
+                product = builder.mul(factor, halves[half])
                 new_sums.append(builder.add(sums[2 * row + half], product))
-        for old, new in zip(sums, new_sums, strict=True):
-            old.add_incoming(ir.Constant(vector, [0] * lanes), before)
-            old.add_incoming(new, body)
-        next_step = builder.add(step, ir.Constant(index, 1))
+        next_step = builder.add(step, ir.Constant(INDEX, 1))
+        step.add_incoming(ir.Constant(INDEX, 0), before)
         step.add_incoming(next_step, body)
-        builder.cbranch(builder.icmp_signed("<", next_step, arguments[5]), body, after)
+        for old, new in zip(sums, new_sums, strict=True):
+            old.add_incoming(ir.Constant(vectors.vector, [0] * vectors.lanes), before)
+            old.add_incoming(new, body)
+        builder.cbranch(builder.icmp_signed("<", next_step, depth), body, after)
 
         builder.position_at_end(after)
         for row in range(ROWS):
+            at = builder.gep(result_at, [builder.mul(pitch, ir.Constant(INDEX, row))])
             for half in range(2):
-                at = vector_place(pointers[2], ir.Constant(index, row), half)
-                builder.store(new_sums[2 * row + half], at, align=element_bits // 8)
+                total = builder.add(vectors.load(at, half), new_sums[2 * row + half])
+                vectors.store(total, at, half)
         return context.get_dummy_value()
 
-    return types.void(left, types.intp, right, types.intp, result, types.intp), generate
+    signature = types.void(
+        left, types.intp, right, types.intp, types.intp, result, types.intp, types.intp
+    )
+    return signature, generate
+
+
+class Windows(NamedTuple):
+    """Placement of windows on one image, as the loops see it; all integers.
+
+    The loops read a padded copy of the image, flat [channels, rows, phases, width], in which
+    padded column ``i * stride_x + phase`` is at (phase, i). Windows of any stride then read
+    consecutive elements.
+    """
+
+    kernel_y: int
+    kernel_x: int
+    stride_y: int
+    stride_x: int
+    dilation_y: int
+    dilation_x: int
+    top: int
+    left: int
+    oh: int
+    ow: int
+    rows: int
+    phases: int
+    width: int
 
 
 @njit(cache=True, nogil=True)
-def pack_rows(matrix: Any, packed: Any) -> None:
+def pack_rows(matrix, packed):  # type: ignore[no-untyped-def]
     """[m, k] to flat panels [ceil(m / ROWS), k, ROWS]; missing rows are zero."""
     m, k = matrix.shape
-    for first in range(0, m, ROWS):
-        base = first * k
-        for row in range(ROWS):
-            if first + row < m:
-                for r in range(k):
-                    packed[base + r * ROWS + row] = matrix[first + row, r]
-            else:
-                for r in range(k):
-                    packed[base + r * ROWS + row] = 0
+    packed[:] = 0
+    for row in range(m):
+        base = row // ROWS * ROWS * k + row % ROWS
+        for r in range(k):
+            packed[base + r * ROWS] = matrix[row, r]
 
 
 @njit(cache=True, nogil=True)
-def pack_columns(matrix: Any, packed: Any) -> None:
+def pack_columns(matrix, packed):  # type: ignore[no-untyped-def]
     """[k, n] to flat panels [ceil(n / columns), k, columns]; missing columns are zero."""
     k, n = matrix.shape
     columns = PANEL_BYTES // matrix.itemsize
+    packed[:] = 0
     for first in range(0, n, columns):
         for r in range(k):
-            row = packed[first * k + r * columns : first * k + (r + 1) * columns]
-            row[:] = 0
+            base = first * k + r * columns
             for j in range(min(columns, n - first)):
-                row[j] = matrix[r, first + j]
+                packed[base + j] = matrix[r, first + j]
 
 
-@njit(cache=True, nogil=True)
-def _store(tile: Any, rows: int, columns: int, out: Any, base: int, pitch: int, add: bool) -> None:
-    """Writes or adds the top left [rows, columns] of a register tile to out[base + row * pitch]."""
+@njit(nogil=True)
+def _add_product(  # type: ignore[no-untyped-def]
+    left, left_start, right, right_start, depth, out, start, pitch, rows, columns, spare
+):
+    """Adds a register tile to out[start + row * pitch + column], as far as [rows, columns]."""
     width = PANEL_BYTES // out.itemsize
-    for row in range(rows):
-        target = out[base + row * pitch : base + row * pitch + columns]
-        source = tile[row * width : row * width + columns]
-        if add:
-            for j in range(columns):
-                target[j] += source[j]
-        else:
-            for j in range(columns):
-                target[j] = source[j]
+    if rows >= ROWS and columns >= width:
+        add_register_tile(left, left_start, right, right_start, depth, out, start, pitch)
+        return
+    spare[:] = 0
+    add_register_tile(left, left_start, right, right_start, depth, spare, 0, width)
+    for row in range(min(rows, ROWS)):
+        for j in range(min(columns, width)):
+            out[start + row * pitch + j] += spare[row * width + j]
 
 
 @njit(cache=True, nogil=True)
-def multiply(left: Any, right: Any, out: Any) -> None:
-    """out [m, n] = left times right, both packed (pack_rows, pack_columns)."""
+def add_product(left, right, depth, out):  # type: ignore[no-untyped-def]
+    """Adds left times right, packed by pack_rows and pack_columns, to out [m, n].
+
+    ``depth`` is the inner dimension.
+    """
     m, n = out.shape
     columns = PANEL_BYTES // out.itemsize
-    k = left.size // (-(-m // ROWS) * ROWS)
     flat = out.reshape(out.size)
-    tile = np.empty(ROWS * columns, out.dtype)
-    for start in range(0, k, DEPTH):
-        depth = min(DEPTH, k - start)
+    spare = np.empty(ROWS * columns, out.dtype)
+    for start in range(0, depth, DEPTH):
+        block = min(DEPTH, depth - start)
         for j in range(0, n, columns):
+            right_start = j * depth + start * columns
             for i in range(0, m, ROWS):
-                register_tile(left, i * k + start * ROWS, right, j * k + start * columns, tile, depth)
-                _store(tile, min(ROWS, m - i), min(columns, n - j), flat, i * n + j, n, start > 0)
+                left_start = i * depth + start * ROWS
+                _add_product(
+                    left,
+                    left_start,
+                    right,
+                    right_start,
+                    block,
+                    flat,
+                    i * n + j,
+                    n,
+                    m - i,
+                    n - j,
+                    spare,
+                )
 
 
-@njit(cache=True, nogil=True)
-def _spread(image: Any, spread: Any, rows: int, width: int, phases: int, top: int, left: int, stride: int) -> None:
-    """Copies image [c, h, w] with its zero padding to flat [c, rows, phases, width].
-
-    Padded column ``i * stride + phase`` goes to (phase, i): windows of any stride then read
-    consecutive elements.
-    """
-    channels, h, w = image.shape
+@njit(nogil=True)
+def _spread(image, channel, spread, windows):  # type: ignore[no-untyped-def]
+    """Fills the padded copy with image [c, h, w] from ``channel`` on."""
+    _, h, w = image.shape
+    rows, phases, width = windows.rows, windows.phases, windows.width
+    stride = windows.stride_x
+    size = rows * phases * width
     spread[:] = 0
-    for c in range(channels):
-        for y in range(max(0, -top), min(rows, h + top)):
-            if not 0 <= y - top < h:
-                continue
+    for c in range(spread.size // size):
+        for y in range(windows.top, min(rows, windows.top + h)):
             for phase in range(phases):
-                base = ((c * rows + y) * phases + phase) * width
-                low = max(0, -((phase - left) // stride))
-                high = min(width, (w - 1 + left - phase) // stride + 1)
-                for i in range(low, high):
-                    spread[base + i] = image[c, y - top, i * stride + phase - left]
+                shift = phase - windows.left
+                low = max(0, -(shift // stride))
+                high = min(width, (w - 1 - shift) // stride + 1)
+                if high <= low:
+                    continue
+                start = c * size + (y * phases + phase) * width
+                target = spread[start + low : start + high]
+                source = image[channel + c, y - windows.top, low * stride + shift :]
+                # Constant strides, because the compiler vectorises those.
+                if stride == 1:
+                    for i in range(target.size):
+                        target[i] = source[i]
+                elif stride == 2:
+                    for i in range(target.size):
+                        target[i] = source[2 * i]
+                else:
+                    for i in range(target.size):
+                        target[i] = source[stride * i]
 
 
-@njit(cache=True, nogil=True)
-def _taps(taps: Any, channels: int, kernel: Any, dilations: Any, stride: int, rows: int, width: int, phases: int) -> None:
-    """Offsets, in the spread image, of the window's elements, in the order of the weights."""
+@njit(nogil=True)
+def _taps(channels, windows):  # type: ignore[no-untyped-def]
+    """Offsets of a window's elements in the padded copy, in the order of the weights."""
+    taps = np.empty(channels * windows.kernel_y * windows.kernel_x, np.intp)
     k = 0
     for c in range(channels):
-        for ky in range(kernel[0]):
-            for kx in range(kernel[1]):
-                row = c * rows + ky * dilations[0]
-                column = kx * dilations[1]
-                taps[k] = (row * phases + column % stride) * width + column // stride
+        for ky in range(windows.kernel_y):
+            row = c * windows.rows + ky * windows.dilation_y
+            for kx in range(windows.kernel_x):
+                column = kx * windows.dilation_x
+                place = row * windows.phases + column % windows.stride_x
+                taps[k] = place * windows.width + column // windows.stride_x
                 k += 1
+    return taps
 
 
-@njit(cache=True, nogil=True)
-def _gather(spread: Any, base: int, taps: Any, first: int, count: int, ow: int, pitch: int, tile: Any) -> None:
-    """Windows of positions first..first+count as flat panels [ceil(count / columns), k, columns].
+@njit(nogil=True)
+def _gather(spread, taps, windows, first, count, panels):  # type: ignore[no-untyped-def]
+    """Windows first to first + count as flat panels [ceil(count / columns), taps, columns].
 
-    A panel's row is made of runs that are contiguous in the spread image. Each run is copied at
-    the panel's full width, which compiles to two vector moves: what is too much is overwritten by
-    the next run or row. Both arrays have a panel's width to spare at their ends.
+    A panel's row is made of runs that are contiguous in the padded copy. Every run is moved at the
+    panel's full width, two vectors; the next run or row overwrites what was too much. Therefore
+    both arrays have the width of a panel to spare at their ends.
     """
-    columns = PANEL_BYTES // tile.itemsize
+    columns = PANEL_BYTES // panels.itemsize
     depth = taps.size
+    pitch = windows.stride_y * windows.phases * windows.width
+    sources = np.empty(columns, np.intp)
+    targets = np.empty(columns, np.intp)
     for panel in range(0, count, columns):
-        end = min(first + count, first + panel + columns)
+        runs = 0
+        position = first + panel
+        while position < min(first + count, first + panel + columns):
+            y = position // windows.ow
+            x = position - y * windows.ow
+            sources[runs] = y * pitch + x
+            targets[runs] = panel * depth + position - first - panel
+            runs += 1
+            position += windows.ow - x
         for k in range(depth):
-            at = panel * depth + k * columns
-            position = first + panel
-            while position < end:
-                y = position // ow
-                x = position - y * ow
-                source = base + taps[k] + y * pitch + x
-                for j in range(columns):
-                    tile[at + j] = spread[source + j]
-                at += ow - x
-                position += ow - x
+            for run in range(runs):
+                copy_panel_row(spread, sources[run] + taps[k], panels, targets[run] + k * columns)
+
+
+@njit(nogil=True)
+def _add_dense(  # type: ignore[no-untyped-def]
+    spread, taps, windows, weights, weights_start, out, out_start, channels, panels, spare
+):
+    """Adds one group's convolution to ``channels`` planes of the flat out, from out_start on."""
+    columns = PANEL_BYTES // out.itemsize
+    positions = windows.oh * windows.ow
+    depth = taps.size
+    for first in range(0, positions, PANELS * columns):
+        count = min(PANELS * columns, positions - first)
+        for start in range(0, depth, DEPTH):
+            block = min(DEPTH, depth - start)
+            _gather(spread, taps[start : start + block], windows, first, count, panels)
+            for panel in range(0, count, columns):
+                for i in range(0, channels, ROWS):
+                    left_start = weights_start + i * depth + start * ROWS
+                    at = out_start + i * positions + first + panel
+                    _add_product(
+                        weights,
+                        left_start,
+                        panels,
+                        panel * block,
+                        block,
+                        out,
+                        at,
+                        positions,
+                        channels - i,
+                        count - panel,
+                        spare,
+                    )
+
+
+@njit(nogil=True)
+def _add_direct(  # type: ignore[no-untyped-def]
+    spread, taps, windows, weights, weights_start, out, out_start, channels
+):
+    """Same for a group of one input channel and few output channels; weights [channels, taps]."""
+    ow = windows.ow
+    pitch = windows.stride_y * windows.phases * windows.width
+    for row in range(channels * windows.oh):
+        channel = row // windows.oh
+        target = out[out_start + row * ow : out_start + (row + 1) * ow]
+        base = (row - channel * windows.oh) * pitch
+        for k in range(taps.size):
+            factor = weights[weights_start + channel * taps.size + k]
+            source = spread[base + taps[k] : base + taps[k] + ow]
+            for j in range(ow):
+                target[j] += factor * source[j]
 
 
 @njit(cache=True, nogil=True)
-def convolve(x: Any, weights: Any, out: Any, groups: int, oh: int, ow: int, kernel: Any, strides: Any, pads: Any, dilations: Any) -> None:
-    """out [n, co, oh * ow] = convolution of x [n, ci, h, w].
+def add_convolution(x, weights, out, groups, direct, windows):  # type: ignore[no-untyped-def]
+    """Adds the convolution of x [n, ci, h, w] to out [n, co, oh * ow].
 
-    ``weights`` are the groups' matrices [co / groups, k], each packed by pack_rows, one after the
-    other.
+    ``weights`` are the groups' matrices [co / groups, k], flat, one after the other: each packed
+    by pack_rows, or as they are where ``direct``.
     """
     n, ci, _, _ = x.shape
     co = out.shape[1]
     columns = PANEL_BYTES // x.itemsize
-    rows = (oh - 1) * strides[0] + (kernel[0] - 1) * dilations[0] + 1
-    reach = (kernel[1] - 1) * dilations[1]
-    phases = min(strides[1], reach + 1)
-    width = ow + reach // strides[1]
-    pitch = strides[0] * phases * width
     group_in, group_out = ci // groups, co // groups
-    k = group_in * kernel[0] * kernel[1]
     group_weights = weights.size // groups
-    positions = oh * ow
     flat = out.reshape(out.size)
-
-    taps = np.empty(k, np.intp)
-    _taps(taps, group_in, kernel, dilations, strides[1], rows, width, phases)
-    spread = np.empty(ci * rows * phases * width + columns, x.dtype)
-    block = min(PANELS, -(-positions // columns)) * columns
-    gathered = np.empty(block * min(k, DEPTH) + columns, x.dtype)
-    tile = np.empty(ROWS * columns, x.dtype)
+    taps = _taps(group_in, windows)
+    padded_size = group_in * windows.rows * windows.phases * windows.width
+    padded = np.empty(padded_size + columns, x.dtype)
+    padded[padded_size:] = 0
+    panels = np.empty(PANELS * columns * min(taps.size, DEPTH) + columns, x.dtype)
+    spare = np.empty(ROWS * columns, x.dtype)
     for image in range(n):
-        _spread(x[image], spread, rows, width, phases, pads[0], pads[1], strides[1])
         for group in range(groups):
-            base = group * group_in * rows * phases * width
-            target = (image * co + group * group_out) * positions
-            for first in range(0, positions, block):
-                count = min(block, positions - first)
-                for start in range(0, k, DEPTH):
-                    depth = min(DEPTH, k - start)
-                    _gather(spread, base, taps[start : start + depth], first, count, ow, pitch, gathered)
-                    for panel in range(0, count, columns):
-                        for i in range(0, group_out, ROWS):
-                            register_tile(weights, group * group_weights + i * k + start * ROWS, gathered, panel * depth, tile, depth)
-                            _store(tile, min(ROWS, group_out - i), min(columns, count - panel), flat, target + i * positions + first + panel, positions, start > 0)
+            _spread(x[image], group * group_in, padded[:padded_size], windows)
+            start = group * group_weights
+            target = (image * co + group * group_out) * windows.oh * windows.ow
+            if direct:
+                _add_direct(padded, taps, windows, weights, start, flat, target, group_out)
+            else:
+                _add_dense(
+                    padded, taps, windows, weights, start, flat, target, group_out, panels, spare
+                )
+
+
+@njit(cache=True, nogil=True)
+def add_window_sums(x, out, windows):  # type: ignore[no-untyped-def]
+    """Adds the sums over windows of x [planes, h, w] to out [planes, oh, ow]."""
+    planes, h, w = x.shape
+    line = np.empty(w, x.dtype)
+    for plane in range(planes):
+        for oy in range(windows.oh):
+            line[:] = 0
+            for ky in range(windows.kernel_y):
+                y = oy * windows.stride_y + ky * windows.dilation_y - windows.top
+                if 0 <= y < h:
+                    row = x[plane, y]
+                    for i in range(w):
+                        line[i] += row[i]
+            target = out[plane, oy]
+            stride = windows.stride_x
+            for kx in range(windows.kernel_x):
+                shift = kx * windows.dilation_x - windows.left
+                low = max(0, -(shift // stride))
+                high = min(windows.ow, (w - 1 - shift) // stride + 1)
+                if high <= low:
+                    continue
+                source = line[low * stride + shift :]
+                if stride == 1:
+                    for i in range(high - low):
+                        target[low + i] += source[i]
+                else:
+                    for i in range(high - low):
+                        target[low + i] += source[stride * i]
