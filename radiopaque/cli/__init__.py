@@ -1,0 +1,1 @@
+"""The ``radiopaque`` command: thin, one file per sub-command, each loaded only when it is used."""

@@ -1,0 +1,69 @@
+"""``radiopaque compile``: ONNX to a public plan and private weights, with the cost in advance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from radiopaque.cli.models import find_model, image_files, tensors
+
+
+def register(application: typer.Typer) -> None:
+    """Add the sub-command."""
+    application.command("compile")(_compile)
+
+
+def _compile(
+    model: Path = typer.Argument(help="ONNX file, or folder with a manifest.json."),
+    output: Path = typer.Option(..., "-o", "--output", help="Folder for the compiled model."),
+    calibration: Path | None = typer.Option(
+        None, help="Folder of training images to measure value ranges on (default: manifest)."
+    ),
+    ring: int = typer.Option(32, help="Bits of the ring: 32 or 64."),
+    batch: int = typer.Option(1, min=1, help="Images in one inference."),
+    margin: float = typer.Option(4.0, min=1.0, help="Headroom over the calibrated ranges."),
+    output_bits: int = typer.Option(16, min=1, max=48, help="Bits of each output that are revealed."),
+    name: str | None = typer.Option(None, help="Name (default: the manifest's or the file's)."),
+    version: str | None = typer.Option(None, help="Version (default: the manifest's, or 1)."),
+    as_json: bool = typer.Option(False, "--json", help="Print the report as one JSON object."),
+) -> None:
+    """Compile a model. The plan is public; weights.bin holds the weights and a key: keep it private."""
+    from radiopaque.cli.reports import cost_dict, print_cost
+    from radiopaque.engine.weights_file import write_compiled
+    from radiopaque.graph.compile import compile_model
+    from radiopaque.graph.ranges import calibrate
+
+    source = find_model(model)
+    ranges = source.manifest.ranges if source.manifest else None
+    if calibration is not None:
+        files = image_files(calibration)
+        ranges = calibrate(source.onnx, tensors(files, source.preprocessing))
+    compiled = compile_model(
+        source.onnx,
+        manifest=source.manifest,
+        ranges=ranges,
+        ring_bits=ring,
+        batch=batch,
+        margin=margin,
+        output_bits=output_bits,
+        name=name,
+        version=version,
+    )
+    stored = write_compiled(output, compiled.plan, compiled.weights)
+    if as_json:
+        report = compiled.report.to_dict()
+        report["cost"] = cost_dict(compiled.plan)
+        report["plan_digest"] = stored.key.id.plan_digest.hex()
+        report["output"] = str(output)
+        print(json.dumps(report))
+        return
+    from rich.console import Console
+
+    from radiopaque.graph.report import print_report
+
+    console = Console()
+    print_report(compiled.report, console)
+    print_cost(compiled.plan, console)
+    console.print(f"plan {stored.key.id.plan_digest.hex()[:16]} written to {output}", highlight=False)

@@ -1,0 +1,52 @@
+"""``radiopaque crypto-provider``: the trusted dealer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def register(application: typer.Typer) -> None:
+    """Add the sub-commands."""
+    group = typer.Typer(help="Deal correlated randomness.")
+    group.callback()(_group)
+    group.command("serve")(_serve)
+    application.add_typer(group, name="crypto-provider")
+
+
+def _group() -> None:
+    """The crypto provider (trusted dealer)."""
+
+
+def _serve(
+    config: Path = typer.Option(help="TOML file; see: radiopaque config example crypto-provider"),
+    as_json: bool = typer.Option(False, "--json", help="Announce and log as JSON lines."),
+) -> None:
+    """Serve until SIGTERM."""
+    from crypto_provider.service import CryptoProvider
+    from radiopaque.certificates import Role, load_identity
+    from radiopaque.cli.serving import serve
+    from radiopaque.config import load_crypto_provider
+
+    settings = load_crypto_provider(config)
+    tls = settings.tls
+    identity = load_identity(tls.certificate, tls.key, tls.ca, Role.CRYPTO_PROVIDER)
+    limits = settings.limits
+    party = CryptoProvider(
+        settings.store,
+        most_models=limits.models,
+        most_reserved=limits.reserved_sessions,
+        concurrent_deals=limits.concurrent_deals,
+    )
+    try:
+        serve(
+            identity,
+            party.handlers(),
+            settings.listen,
+            concurrent_calls=limits.concurrent_calls,
+            grace_seconds=settings.grace_seconds,
+            as_json=as_json,
+        )
+    finally:
+        party.close()

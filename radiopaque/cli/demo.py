@@ -1,0 +1,126 @@
+"""``radiopaque demo``: three real processes, one real X-ray, the result beside the plaintext one."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from radiopaque.errors import ConfigError
+
+
+def register(application: typer.Typer) -> None:
+    """Add the sub-command."""
+    application.command("demo")(_demo)
+
+
+def _demo(
+    model: Path | None = typer.Option(None, help="Folder of a model (default: the shipped one)."),
+    image: Path | None = typer.Option(None, help="DICOM, PNG or JPEG (default: a shipped sample)."),
+    ring: int = typer.Option(32, help="Bits of the ring: 32 or 64."),
+    output: Path | None = typer.Option(None, help="Folder for the HTML and JSON report."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Watch a chest X-ray being classified under secret sharing by three processes."""
+    from radiopaque.cli.demo_run import run_demo
+
+    root = _data_root()
+    chosen_model = model or root / "models" / "pneumonia-resnet18"
+    chosen_image = image or _first_sample(root)
+    with tempfile.TemporaryDirectory(prefix="radiopaque-demo-") as folder, _status() as tell:
+        result = run_demo(Path(folder), chosen_model, chosen_image, ring, output, tell)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        _show(result)
+
+
+def _data_root() -> Path:
+    """Where models/ and samples/ are: the checkout, or the current folder."""
+    for root in (Path(__file__).resolve().parents[2], Path.cwd()):
+        if (root / "models").is_dir():
+            return root
+    raise ConfigError(
+        "no folder models/ here; run the demo from a checkout, or give --model and --image"
+    )
+
+
+def _first_sample(root: Path) -> Path:
+    samples = sorted((root / "samples" / "dicom").glob("*.dcm"))
+    if not samples:
+        raise ConfigError("no DICOM below samples/dicom; give --image")
+    return samples[0]
+
+
+@contextmanager
+def _status() -> Iterator[Any]:
+    """Steps as they happen: a spinner on a terminal, plain lines elsewhere; always on stderr."""
+    if not sys.stderr.isatty():
+        yield lambda text: print(f"- {text}", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+
+        def tell(text: str) -> None:
+            console.print(f"[dim]-[/dim] {text}", highlight=False)
+            status.update(text)
+
+        yield tell
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"\n[bold]{result['image']}[/bold] with {result['model']} {result['version']}")
+    table = Table(box=None, pad_edge=False)
+    for title in ("class", "secure", "plaintext (onnxruntime)"):
+        table.add_column(title, justify="left" if title == "class" else "right")
+    rows = zip(
+        result["classes"],
+        result["secure_probabilities"],
+        result["plaintext_probabilities"],
+        strict=True,
+    )
+    for name, secure, plain in rows:
+        table.add_row(name, f"{secure:.4f}", f"{plain:.4f}")
+    console.print(table)
+    online, offline = result["online_bytes"], result["offline_bytes"]
+    console.print(
+        f"largest logit difference  {result['max_abs_logit_error']:.5f}\n"
+        f"online   {result['online_seconds']:.3f} s, {result['round_trips']} round trips, "
+        f"{_mb(online['data_owner_to_model_owner'])} to the vendor, "
+        f"{_mb(online['model_owner_to_data_owner'])} back\n"
+        f"offline  {result['offline_seconds']:.2f} s before the image existed; "
+        f"loading it {result['prepare_seconds']:.2f} s",
+        highlight=False,
+    )
+    for link, size in offline.items():
+        console.print(f"         {link.replace('_', ' '):<36} {_mb(size):>12}", highlight=False)
+    setup = sum(result["setup_bytes"].values())
+    console.print(f"setup    {_mb(setup)} once per model (plan and masked weights)\n", highlight=False)
+    for warning in result["warnings"]:
+        console.print(f"[yellow]warning: {warning}[/yellow]", highlight=False)
+    console.print(
+        "[bold]data owner[/bold]       saw its image, masked weights and the result; "
+        "not the model's weights\n"
+        "[bold]model owner[/bold]      saw its weights and uniformly random numbers; "
+        "not the image, not the result\n"
+        "[bold]crypto provider[/bold]  saw the public plan and keys for randomness; "
+        "no image, no weight, no result",
+        highlight=False,
+    )
+    console.print("Holds for semi-honest parties that do not collude. Not for diagnosis.")
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.2f} MB" if size >= 10_000 else f"{size} B"

@@ -1,0 +1,198 @@
+"""The demo's doing: certificates, compiling, three processes, the comparison; everything stopped after."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from radiopaque.certificates import CertificateFiles, Role, init_directory
+from radiopaque.cli.models import find_model, tensors
+from radiopaque.errors import PeerUnavailableError, RadiopaqueError
+
+Tell = Callable[[str], None]
+_START_SECONDS = 180.0
+_STOP_SECONDS = 10.0
+
+
+def run_demo(
+    folder: Path, model: Path, image: Path, ring_bits: int, output: Path | None, tell: Tell
+) -> dict[str, Any]:
+    """One demonstration in ``folder``; returns the keys that ``radiopaque demo --json`` prints."""
+    tell("making certificates for the three roles")
+    certificates = init_directory(folder / "certificates")
+    tell(f"compiling {model.name} (ONNX to plan and weights)")
+    plan_task = _compile(model, folder / "compiled", ring_bits)
+    with _started(folder, certificates, tell) as data_owner_config:
+        tell("data owner: fetching the plan and the masked weights, preparing a session")
+        base = [sys.executable, "-m", "radiopaque", "data-owner"]
+        config = ["--config", str(data_owner_config), "--json"]
+        prepared = _call([*base, "prepare", *config])
+        tell(f"data owner: submitting {image.name}")
+        extra = ["--output", str(output)] if output else []
+        submitted = _call([*base, "submit", str(image), *config, *extra])
+    tell("running the same image through onnxruntime in the clear, to compare")
+    plain, plain_probabilities = _plaintext(model, image, plan_task)
+    report = submitted["results"][0]
+    offline = prepared["prepared"][0]
+    errors = [abs(a - b) for a, b in zip(report["logits"], plain, strict=True)]
+    setup = {
+        key: value + submitted["setup_bytes"][key] for key, value in prepared["setup_bytes"].items()
+    }
+    return {
+        "model": report["model"],
+        "version": report["version"],
+        "image": image.name,
+        "classes": report["classes"],
+        "secure_probabilities": report["probabilities"],
+        "plaintext_probabilities": plain_probabilities,
+        "secure_logits": report["logits"],
+        "plaintext_logits": plain,
+        "max_abs_logit_error": max(errors),
+        "online_seconds": report["online_seconds"],
+        "offline_seconds": offline["seconds"],
+        "prepare_seconds": report["prepare_seconds"],
+        "round_trips": report["round_trips"],
+        "online_bytes": report["online_bytes"],
+        "offline_bytes": offline["bytes"],
+        "setup_bytes": setup,
+        "warnings": report["warnings"],
+    }
+
+
+def _compile(model: Path, output: Path, ring_bits: int) -> Any:
+    from radiopaque.engine.weights_file import write_compiled
+    from radiopaque.graph.compile import compile_model
+
+    source = find_model(model)
+    ranges = source.manifest.ranges if source.manifest else None
+    compiled = compile_model(
+        source.onnx, manifest=source.manifest, ranges=ranges, ring_bits=ring_bits
+    )
+    write_compiled(output, compiled.plan, compiled.weights)
+    return compiled.plan.task
+
+
+def _plaintext(model: Path, image: Path, task: Any) -> tuple[list[float], list[float]]:
+    from data_owner.results import probabilities
+    from radiopaque.cli.fidelity import plaintext_session
+
+    source = find_model(model)
+    tensor = next(tensors([image], source.preprocessing))
+    logits = plaintext_session(source.onnx)(tensor).reshape(-1)
+    return logits.tolist(), probabilities(logits, task).tolist()
+
+
+@contextmanager
+def _started(
+    folder: Path, certificates: dict[Role, CertificateFiles], tell: Tell
+) -> Iterator[Path]:
+    """Crypto provider and model owner as processes; yields the data owner's configuration."""
+    processes: list[subprocess.Popen[str]] = []
+    try:
+        tell("starting the crypto provider")
+        provider = _serve(folder, Role.CRYPTO_PROVIDER, certificates, "", processes)
+        tell("starting the model owner")
+        peer = f'[crypto_provider]\naddress = "{provider}"\n'
+        models = f'[[models]]\npath = "{folder / "compiled"}"\n'
+        owner = _serve(folder, Role.MODEL_OWNER, certificates, peer + models, processes)
+        plan_name = _hosted_name(folder / "compiled")
+        path = folder / "data-owner.toml"
+        path.write_text(
+            f'store = "{folder / "data-owner"}"\nmodel = "{plan_name}"\n'
+            + _tls(certificates[Role.DATA_OWNER])
+            + f'[model_owner]\naddress = "{owner}"\n'
+            + peer
+        )
+        yield path
+    finally:
+        _stop(processes)
+
+
+def _hosted_name(compiled: Path) -> str:
+    from radiopaque.engine.weights_file import PLAN_FILE
+    from radiopaque.wire.plans import decode_plan
+
+    return decode_plan((compiled / PLAN_FILE).read_bytes()).name
+
+
+def _tls(files: CertificateFiles) -> str:
+    return (
+        f'[tls]\ncertificate = "{files.certificate}"\nkey = "{files.key}"\nca = "{files.ca}"\n'
+    )
+
+
+def _serve(
+    folder: Path,
+    role: Role,
+    certificates: dict[Role, CertificateFiles],
+    more: str,
+    processes: list[subprocess.Popen[str]],
+) -> str:
+    """Start one serving party on a free loopback port and wait for its address."""
+    config = folder / f"{role}.toml"
+    config.write_text(
+        f'listen = "127.0.0.1:0"\nstore = "{folder / str(role)}"\n'
+        + _tls(certificates[role])
+        + more
+    )
+    log = (folder / f"{role}.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "radiopaque", str(role), "serve", "--config", str(config), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        start_new_session=True,
+    )
+    log.close()
+    processes.append(process)
+    return _address(process, role, folder / f"{role}.log")
+
+
+def _address(process: subprocess.Popen[str], role: Role, log: Path) -> str:
+    if process.stdout is None:
+        raise ValueError("the process was started without a pipe")
+    deadline = time.monotonic() + _START_SECONDS
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while time.monotonic() < deadline and process.poll() is None:
+            if selector.select(timeout=0.2):
+                line = process.stdout.readline()
+                if line:
+                    return str(json.loads(line)["address"])
+    raise PeerUnavailableError(f"the {role} did not start: {log.read_text()[-2000:]}")
+
+
+def _call(command: list[str]) -> dict[str, Any]:
+    """Run a data owner's command in a process of its own and read its JSON."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RadiopaqueError(f"{' '.join(command[3:6])} failed: {result.stderr.strip()[-2000:]}")
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def _stop(processes: list[subprocess.Popen[str]]) -> None:
+    """End every process, politely at first, also when the demo is interrupted."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+    for process in processes:
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+

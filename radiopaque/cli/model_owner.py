@@ -1,0 +1,61 @@
+"""``radiopaque model-owner``: the vendor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def register(application: typer.Typer) -> None:
+    """Add the sub-commands."""
+    group = typer.Typer(help="Host compiled models.")
+    group.callback()(_group)
+    group.command("serve")(_serve)
+    application.add_typer(group, name="model-owner")
+
+
+def _group() -> None:
+    """The model owner (vendor)."""
+
+
+def _serve(
+    config: Path = typer.Option(help="TOML file; see: radiopaque config example model-owner"),
+    as_json: bool = typer.Option(False, "--json", help="Announce and log as JSON lines."),
+) -> None:
+    """Serve until SIGTERM."""
+    from model_owner.dealer import Dealer
+    from model_owner.hosting import Hosted
+    from model_owner.service import Limits, ModelOwner
+    from radiopaque.certificates import Role, load_identity
+    from radiopaque.cli.serving import serve
+    from radiopaque.config import load_model_owner
+    from radiopaque.transport.grpc_client import Peer
+
+    settings = load_model_owner(config)
+    tls, limits = settings.tls, settings.limits
+    identity = load_identity(tls.certificate, tls.key, tls.ca, Role.MODEL_OWNER)
+    hosted = Hosted.load((model.path, model.name, model.version) for model in settings.models)
+    provider = settings.crypto_provider
+    with Peer(Role.CRYPTO_PROVIDER, provider.address, identity, provider.server_name) as peer:
+        party = ModelOwner(
+            settings.store,
+            hosted,
+            Dealer(peer),
+            Limits(
+                limits.sessions_per_clinic,
+                limits.concurrent_inferences,
+                limits.material_bytes,
+            ),
+        )
+        try:
+            serve(
+                identity,
+                party.handlers(),
+                settings.listen,
+                concurrent_calls=limits.concurrent_calls,
+                grace_seconds=settings.grace_seconds,
+                as_json=as_json,
+            )
+        finally:
+            party.close()

@@ -1,0 +1,43 @@
+"""What both serving commands do around their party: logging, warm-up, signals, draining."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+
+from radiopaque import telemetry
+from radiopaque.certificates import Identity
+from radiopaque.engine.warm_up import warm_up
+from radiopaque.transport.grpc_server import Handler, Server
+
+
+def serve(
+    identity: Identity,
+    handlers: Mapping[str, Handler],
+    listen: str,
+    *,
+    concurrent_calls: int,
+    grace_seconds: float,
+    as_json: bool,
+) -> None:
+    """Compile the kernels, listen, and block until SIGTERM or SIGINT; then drain."""
+    telemetry.configure(as_json=as_json or not sys.stderr.isatty())
+    warm_up()
+    server = Server(identity, handlers, concurrent_calls=concurrent_calls)
+    port = server.start(listen)
+    address = f"{listen.rpartition(':')[0]}:{port}"
+    if as_json:
+        print(
+            json.dumps({"event": "listening", "role": str(identity.role), "address": address}),
+            flush=True,
+        )
+    else:
+        print(f"{identity.role} {identity.name!r} listens on {address}", flush=True)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    stopping.wait()
+    server.stop(grace_seconds)
