@@ -108,7 +108,7 @@ def connect(
             serve(serving)
         except RadiopaqueError as error:
             serving.close(error)
-        except Exception as error:  # noqa: BLE001 - a thread must not die silently
+        except Exception as error:
             _log.failure("serving a channel in memory failed", error)
             serving.close(RadiopaqueError("internal error of the peer; see its log"))
         else:

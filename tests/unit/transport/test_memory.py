@@ -1,4 +1,4 @@
-"""The in-memory channel: order, counters, deadlines, and how each side learns of the other's end."""
+"""The in-memory channel: order, counters, deadlines, and the end of either side."""
 
 from __future__ import annotations
 

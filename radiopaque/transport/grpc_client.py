@@ -1,0 +1,250 @@
+"""Calls to a serving party over gRPC with mutual TLS."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+
+from radiopaque.certificates import Identity, Role
+from radiopaque.errors import ConnectionLostError, RadiopaqueError
+from radiopaque.transport.channel import DEFAULT_DEADLINE_SECONDS, Counters
+from radiopaque.transport.status import from_rpc_error
+from radiopaque.transport.tls import client_credentials, grpc
+from radiopaque.wire import frames, messages
+from radiopaque.wire.frames import MAX_MESSAGE_BYTES, Frame
+from radiopaque.wire.v1 import services_pb2 as pb
+
+Reply = TypeVar("Reply", bound=Message)
+
+SERVICES: Final[dict[Role, ServiceDescriptor]] = {
+    Role.CRYPTO_PROVIDER: pb.DESCRIPTOR.services_by_name["CryptoProvider"],
+    Role.MODEL_OWNER: pb.DESCRIPTOR.services_by_name["ModelOwner"],
+}
+
+_OPTIONS: Final = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A repeated message of the protocol is an attack or a bug; the library must not repeat any.
+    ("grpc.enable_retries", 0),
+    # Notices a dead peer or a forgetful firewall within 40 s of silence during a call.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+_CLOSE_SECONDS: Final = 5.0
+_LOOPBACK: Final = ("localhost:", "127.", "[::1]:")
+
+
+class Peer:
+    """A party that this one calls. Connects when first used; one per peer serves all threads.
+
+    Each call takes the ``counters`` that its messages are added to, and raises the error that the
+    peer ended with, or PeerUnavailableError, AuthenticationError, DeadlineError,
+    ConnectionLostError, MessageSizeError, MessageValueError.
+    """
+
+    def __init__(
+        self, role: Role, address: str, identity: Identity, server_name: str | None = None
+    ) -> None:
+        self.role = role
+        self.address = address
+        self._service = SERVICES[role]
+        options: list[tuple[str, str | int]] = [
+            *_OPTIONS,
+            ("grpc.ssl_target_name_override", server_name or role.server_name),
+        ]
+        if address.startswith(_LOOPBACK):
+            options.append(("grpc.enable_http_proxy", 0))
+        self._channel = grpc.secure_channel(address, client_credentials(identity), options)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def call(
+        self,
+        method: str,
+        request: Message,
+        reply_type: type[Reply],
+        counters: Counters,
+        deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+    ) -> Reply:
+        """One message there, one back."""
+        data = messages.encode(request)
+        counters.count_sent(len(data))
+        try:
+            reply = self._channel.unary_unary(self._path(method))(data, timeout=deadline_seconds)
+        except grpc.RpcError as error:
+            raise self._typed(error) from None
+        counters.count_received(len(reply))
+        return messages.decode(reply_type, reply)
+
+    def upload(
+        self,
+        method: str,
+        requests: Iterable[Message],
+        reply_type: type[Reply],
+        counters: Counters,
+        deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+    ) -> Reply:
+        """Many messages there, one back. What ``requests`` raises is raised here."""
+        failures: list[Exception] = []
+
+        def encoded() -> Iterator[bytes]:
+            try:
+                for request in requests:
+                    data = messages.encode(request)
+                    counters.count_sent(len(data))
+                    yield data
+            except Exception as error:
+                failures.append(error)
+                call.cancel()
+
+        call = self._channel.stream_unary(self._path(method)).future(
+            encoded(), timeout=deadline_seconds
+        )
+        try:
+            reply = call.result()
+        except (grpc.RpcError, grpc.FutureCancelledError) as error:
+            if failures:
+                raise failures[0] from None
+            raise self._typed(error) from None
+        counters.count_received(len(reply))
+        return messages.decode(reply_type, reply)
+
+    def download(
+        self,
+        method: str,
+        request: Message,
+        reply_type: type[Reply],
+        counters: Counters,
+        deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+    ) -> Iterator[Reply]:
+        """One message there, many back."""
+
+        def decode(data: bytes) -> Reply:
+            counters.count_received(len(data))
+            return messages.decode(reply_type, data)
+
+        return self._stream(method, request, decode, counters, deadline_seconds)
+
+    def download_frames(
+        self,
+        method: str,
+        request: Message,
+        counters: Counters,
+        deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+    ) -> Iterator[Frame]:
+        """One message there, frames back."""
+
+        def decode(data: bytes) -> Frame:
+            frame = frames.decode(data)
+            counters.count_received_frame(frame, len(data))
+            return frame
+
+        return self._stream(method, request, decode, counters, deadline_seconds)
+
+    def open(self, method: str, deadline_seconds: float = DEFAULT_DEADLINE_SECONDS) -> GrpcChannel:
+        """Frames in both directions."""
+        return GrpcChannel(
+            self._channel.stream_stream(self._path(method)), deadline_seconds, self._typed
+        )
+
+    def _stream(
+        self,
+        method: str,
+        request: Message,
+        decode: Callable[[bytes], Any],
+        counters: Counters,
+        deadline_seconds: float,
+    ) -> Iterator[Any]:
+        data = messages.encode(request)
+        counters.count_sent(len(data))
+        call = self._channel.unary_stream(self._path(method))(data, timeout=deadline_seconds)
+        try:
+            for reply in call:
+                yield decode(reply)
+        except grpc.RpcError as error:
+            raise self._typed(error) from None
+        finally:
+            call.cancel()
+
+    def _path(self, method: str) -> str:
+        return f"/{self._service.full_name}/{self._service.methods_by_name[method].name}"
+
+    def _typed(self, error: grpc.RpcError) -> RadiopaqueError:
+        return from_rpc_error(error, str(self.role).replace("-", " "), self.address)
+
+
+class GrpcChannel:
+    """The opening end of a stream; see :class:`radiopaque.transport.channel.Channel`."""
+
+    def __init__(
+        self,
+        method: Callable[..., Any],
+        deadline_seconds: float,
+        typed: Callable[[grpc.RpcError], RadiopaqueError],
+    ) -> None:
+        self.counters = Counters()
+        self._typed = typed
+        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self._closing = threading.Lock()
+        self._ended: RadiopaqueError | None = None
+        self._terminated = threading.Event()
+        self._call = method(iter(self._outbox.get, None), timeout=deadline_seconds)
+        # The sentinel ends gRPC's sending thread, which would otherwise wait in the queue for ever.
+        self._call.add_done_callback(self._on_termination)
+
+    def send(self, frame: Frame) -> None:
+        if self._ended is not None:
+            raise self._ended
+        if self._terminated.is_set():
+            raise self._reason()
+        data = frames.encode(frame)
+        self.counters.count_sent(len(data))
+        self._outbox.put(data)
+
+    def receive(self) -> Frame:
+        if self._ended is not None:
+            raise self._ended
+        try:
+            data = next(self._call)
+        except StopIteration:
+            raise self._reason() from None
+        except grpc.RpcError:
+            raise self._ended or self._reason() from None
+        frame = frames.decode(data)
+        self.counters.count_received_frame(frame, len(data))
+        return frame
+
+    def close(self, error: RadiopaqueError | None = None) -> None:
+        with self._closing:
+            if self._ended is not None:
+                return
+            self._ended = error or ConnectionLostError("this side has closed the channel")
+        self._outbox.put(None)
+        if error is None:
+            # Lets what was sent arrive, and the peer finish: cancelling at once would drop both.
+            self._terminated.wait(_CLOSE_SECONDS)
+        self._call.cancel()
+
+    def _on_termination(self, _: object) -> None:
+        self._terminated.set()
+        self._outbox.put(None)
+
+    def _reason(self) -> RadiopaqueError:
+        if self._call.code() is grpc.StatusCode.OK:
+            return ConnectionLostError(
+                "the peer has ended the stream; the session is spent, prepare another"
+            )
+        return self._typed(self._call)

@@ -1,0 +1,329 @@
+"""A serving party's end of gRPC with mutual TLS: who may call, strict messages, typed errors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, Final
+
+from cryptography import x509
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from radiopaque.certificates import Identity, PeerIdentity, Role, check_validity, peer_identity
+from radiopaque.errors import (
+    AuthenticationError,
+    ConfigError,
+    ConnectionLostError,
+    DeadlineError,
+    RadiopaqueError,
+    ResourceError,
+    RoleError,
+)
+from radiopaque.telemetry import get_logger
+from radiopaque.transport.channel import Channel, Counters
+from radiopaque.transport.grpc_client import SERVICES
+from radiopaque.transport.status import abort, public_error
+from radiopaque.transport.tls import check_refuses_tls12, grpc, server_credentials
+from radiopaque.wire import frames, messages
+from radiopaque.wire.frames import MAX_MESSAGE_BYTES, Frame
+
+_OPTIONS: Final = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # Two servers on one port would each see a part of a session's calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Twice as often as clients ping, so that none is turned away as a nuisance.
+    ("grpc.http2.min_ping_interval_without_data_ms", 15_000),
+)
+
+# gRPC rounds a deadline up when it sends it.
+_DEADLINE_SLACK_SECONDS: Final = 60.0
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a handler knows of the call it serves, besides the messages."""
+
+    peer: PeerIdentity
+    deadline_seconds: float
+    counters: Counters = field(default_factory=Counters)
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One row of a party's table: what serves a method and which roles may call it.
+
+    ``function`` by the shape of the method: ``(request, call) -> reply``;
+    ``(request, call) -> iterator of replies``, which are messages or frames;
+    ``(iterator of requests, call) -> reply``; ``(channel, call) -> None`` for frames both ways.
+    """
+
+    function: Callable[..., Any]
+    roles: frozenset[Role]
+
+
+class Server:
+    """Serves one party's methods. ``deadline_seconds`` is the most that a call may ask for."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        handlers: Mapping[str, Handler],
+        *,
+        concurrent_calls: int = 32,
+        deadline_seconds: float = 3600.0,
+    ) -> None:
+        service = SERVICES[identity.role]
+        if set(handlers) != set(service.methods_by_name):
+            raise ConfigError(
+                f"the table of {service.name} must name {sorted(service.methods_by_name)}, "
+                f"it names {sorted(handlers)}"
+            )
+        self._identity = identity
+        self._server = grpc.server(
+            ThreadPoolExecutor(concurrent_calls, thread_name_prefix="radiopaque-call"),
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=concurrent_calls,
+        )
+        table = {
+            name: _method_handler(service.methods_by_name[name], handler, deadline_seconds)
+            for name, handler in handlers.items()
+        }
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service.full_name, table),)
+        )
+
+    def start(self, listen: str) -> int:
+        """Listen on ``host:port`` (port 0: any free one) and return the port.
+
+        Raises ConfigError when the address cannot be used, or TLS 1.2 would be accepted.
+        """
+        try:
+            port = self._server.add_secure_port(listen, server_credentials(self._identity))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"cannot listen on {listen}; check that the address is one of this machine and "
+                "that no other program uses the port"
+            ) from error
+        self._server.start()
+        try:
+            check_refuses_tls12(port, self._identity)
+        except BaseException:
+            self._server.stop(0).wait()
+            raise
+        _log.info("listening", address=listen, role=str(self._identity.role))
+        return int(port)
+
+    def stop(self, grace_seconds: float = 5.0) -> None:
+        """Refuse new calls, give those under way ``grace_seconds``, then cancel them."""
+        self._server.stop(grace_seconds).wait()
+
+    def wait(self) -> None:
+        """Block until the server has stopped."""
+        self._server.wait_for_termination()
+
+
+class ServingChannel:
+    """The serving end of a stream; see :class:`radiopaque.transport.channel.Channel`.
+
+    The party's function works on it in a thread of its own, while gRPC's thread takes what is to be
+    sent from ``replies()``, so that neither computing nor waiting for a frame holds back sending.
+    """
+
+    def __init__(
+        self, requests: Iterator[bytes], call: Call, context: grpc.ServicerContext
+    ) -> None:
+        self.counters = call.counters
+        self.error: RadiopaqueError | None = None
+        self._call = call
+        self._requests = requests
+        self._context = context
+        self._closing = threading.Lock()
+        self._ended: RadiopaqueError | None = None
+        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        if not context.add_callback(self._on_termination):
+            self._on_termination()
+
+    def send(self, frame: Frame) -> None:
+        if self._ended is not None:
+            raise self._ended
+        data = frames.encode(frame)
+        self._outbox.put(data)
+        self.counters.count_sent(len(data))
+
+    def receive(self) -> Frame:
+        if self._ended is not None:
+            raise self._ended
+        data = _next_request(self._requests, self._context)
+        if data is None:
+            raise self._ended or ConnectionLostError("the peer has ended the stream")
+        frame = frames.decode(data)
+        self.counters.count_received_frame(frame, len(data))
+        return frame
+
+    def close(self, error: RadiopaqueError | None = None) -> None:
+        self._end(error or ConnectionLostError("this side has closed the channel"), error)
+
+    def replies(self) -> Iterator[bytes]:
+        """What is to be sent, until the channel is closed."""
+        return iter(self._outbox.get, None)
+
+    def _on_termination(self) -> None:
+        self._end(_interruption(self._context), None)
+
+    def _end(self, ended: RadiopaqueError, reported: RadiopaqueError | None) -> None:
+        with self._closing:
+            if self._ended is None:
+                self.error, self._ended = reported, ended
+                self._outbox.put(None)
+
+
+def _method_handler(
+    method: MethodDescriptor, handler: Handler, deadline_seconds: float
+) -> grpc.RpcMethodHandler:
+    """gRPC's view of a row of the table; messages stay bytes and are decoded strictly here."""
+    name = method.name
+    request_type = GetMessageClass(method.input_type)
+
+    def decode(data: bytes, call: Call) -> Message:
+        call.counters.count_received(len(data))
+        return messages.decode(request_type, data)
+
+    def encode(reply: Message | Frame, call: Call) -> bytes:
+        data = frames.encode(reply) if isinstance(reply, Frame) else messages.encode(reply)
+        call.counters.count_sent(len(data))
+        return data
+
+    def unary(data: bytes, context: grpc.ServicerContext) -> bytes:
+        with _Guard(name, handler.roles, deadline_seconds, context) as call:
+            return encode(handler.function(decode(data, call), call), call)
+
+    def downloading(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        with _Guard(name, handler.roles, deadline_seconds, context) as call:
+            for reply in handler.function(decode(data, call), call):
+                yield encode(reply, call)
+
+    def uploading(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        with _Guard(name, handler.roles, deadline_seconds, context) as call:
+            decoded = (decode(data, call) for data in _received(requests, context))
+            return encode(handler.function(decoded, call), call)
+
+    def both(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        with _Guard(name, handler.roles, deadline_seconds, context) as call:
+            channel = ServingChannel(requests, call, context)
+            worker = threading.Thread(
+                target=_serve_channel, args=(handler.function, channel, call, name), daemon=True
+            )
+            worker.start()
+            yield from channel.replies()
+            # The slot of this call stays taken until the party's function has let go.
+            worker.join()
+            if channel.error is not None:
+                raise channel.error
+
+    if method.client_streaming:
+        if method.server_streaming:
+            return grpc.stream_stream_rpc_method_handler(both)
+        return grpc.stream_unary_rpc_method_handler(uploading)
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(downloading)
+    return grpc.unary_unary_rpc_method_handler(unary)
+
+
+class _Guard:
+    """Around every call: admits the peer, and turns what goes wrong into a status."""
+
+    def __init__(
+        self,
+        method: str,
+        roles: frozenset[Role],
+        deadline_seconds: float,
+        context: grpc.ServicerContext,
+    ) -> None:
+        self._method = method
+        self._roles = roles
+        self._deadline_seconds = deadline_seconds
+        self._context = context
+        self._peer = "?"
+
+    def __enter__(self) -> Call:
+        try:
+            return self._admit()
+        except Exception as error:
+            self._abort(error)
+            raise
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception):
+            self._abort(error)
+
+    def _admit(self) -> Call:
+        presented = self._context.auth_context().get("x509_pem_cert")
+        if not presented:
+            raise AuthenticationError("the call came without a client certificate; present one")
+        certificate = x509.load_pem_x509_certificate(presented[0])
+        peer = peer_identity(certificate)
+        self._peer = str(peer)
+        check_validity(certificate, f"of {peer}")
+        if peer.role not in self._roles:
+            raise RoleError(
+                f"{self._method} is for {' or '.join(sorted(self._roles))}; "
+                f"this certificate is that of the {peer}"
+            )
+        remaining = self._context.time_remaining()
+        if remaining is None or remaining > self._deadline_seconds + _DEADLINE_SLACK_SECONDS:
+            raise ResourceError(
+                f"{self._method} must be called with a deadline of at most "
+                f"{self._deadline_seconds:g} s; lower deadline_seconds in the caller's config"
+            )
+        return Call(peer, remaining)
+
+    def _abort(self, error: Exception) -> None:
+        public = public_error(error, self._method)
+        _log.warning(
+            "call refused",
+            method=self._method,
+            peer=self._peer,
+            error=f"{type(public).__name__}: {public}",
+        )
+        abort(self._context, public)
+
+
+def _serve_channel(
+    function: Callable[[Channel, Call], None], channel: ServingChannel, call: Call, method: str
+) -> None:
+    try:
+        function(channel, call)
+    except Exception as error:
+        channel.close(public_error(error, method))
+    else:
+        channel.close()
+
+
+def _received(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterable[bytes]:
+    while (data := _next_request(requests, context)) is not None:
+        yield data
+
+
+def _next_request(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes | None:
+    """The next message, or None at the end of the stream."""
+    try:
+        return next(requests, None)
+    except grpc.RpcError:
+        raise _interruption(context) from None
+
+
+def _interruption(context: grpc.ServicerContext) -> RadiopaqueError:
+    remaining = context.time_remaining()
+    if remaining is not None and remaining <= 0:
+        return DeadlineError("the caller's deadline passed before the call was complete")
+    return ConnectionLostError("the peer has broken off the call")

@@ -1,0 +1,125 @@
+"""How an error crosses the network: status code, class name in the trailing metadata, message.
+
+What concerns the server's own disk or configuration, and every unexpected exception, crosses as a
+reference into the server's log and nothing else.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from radiopaque import errors
+from radiopaque.errors import (
+    AccessError,
+    AuthenticationError,
+    ConfigError,
+    ConnectionLostError,
+    DeadlineError,
+    InputError,
+    MessageSizeError,
+    PeerUnavailableError,
+    ProtocolError,
+    RadiopaqueError,
+    ResourceError,
+    SessionError,
+    StoreError,
+)
+from radiopaque.telemetry import get_logger
+from radiopaque.transport.tls import grpc
+
+ERROR_KEY: Final = "radiopaque-error"
+_MAX_DETAILS: Final = 2000
+_LOCAL_ERRORS: Final = (ConfigError, StoreError)
+
+_CLASSES: Final[dict[str, type[RadiopaqueError]]] = {
+    name: value
+    for name, value in vars(errors).items()
+    if isinstance(value, type)
+    and issubclass(value, RadiopaqueError)
+    and "__init__" not in vars(value)
+}
+_BY_STATUS: Final[dict[grpc.StatusCode, type[RadiopaqueError]]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InputError,
+    grpc.StatusCode.FAILED_PRECONDITION: SessionError,
+    grpc.StatusCode.NOT_FOUND: SessionError,
+    grpc.StatusCode.ABORTED: ProtocolError,
+    grpc.StatusCode.UNIMPLEMENTED: ProtocolError,
+    grpc.StatusCode.PERMISSION_DENIED: AccessError,
+    grpc.StatusCode.UNAUTHENTICATED: AuthenticationError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceError,
+    grpc.StatusCode.UNAVAILABLE: ConnectionLostError,
+    grpc.StatusCode.CANCELLED: ConnectionLostError,
+}
+_TLS_SIGNS: Final = ("ssl", "certificate", "handshake", "verification")
+_CONNECT_SIGN: Final = "failed to connect"
+_NAME_SIGN: Final = "resol"
+# A server that refuses a certificate in TLS 1.3 can do so only after the client's last message of
+# the handshake; it then closes the connection.
+_CLOSED_SIGNS: Final = ("socket closed", "connection reset", "broken pipe")
+
+_log = get_logger(__name__)
+
+
+def public_error(error: Exception, method: str) -> RadiopaqueError:
+    """What a peer may know of ``error``; what it may not know is logged under a reference."""
+    if isinstance(error, RadiopaqueError) and not isinstance(error, _LOCAL_ERRORS):
+        return error
+    reference = secrets.token_hex(4)
+    _log.failure("a call failed inside", error, method=method, reference=reference)
+    kind = type(error) if isinstance(error, RadiopaqueError) else RadiopaqueError
+    return kind(
+        f"the peer failed inside; its operator finds the cause in its log under {reference}"
+    )
+
+
+def abort(context: grpc.ServicerContext, error: RadiopaqueError) -> None:
+    """End a call on the server; never returns, gRPC unwinds the handler with an exception."""
+    context.set_trailing_metadata(((ERROR_KEY, type(error).__name__),))
+    context.abort(grpc.StatusCode[error.status], str(error)[:_MAX_DETAILS])
+
+
+def from_rpc_error(error: grpc.RpcError, peer: str, address: str) -> RadiopaqueError:
+    """The client's view of a failed call to ``peer`` (its role) at ``address``."""
+    code = error.code()
+    details = _printable(error.details() or "")
+    stated = dict(error.trailing_metadata() or ()).get(ERROR_KEY)
+    if isinstance(stated, str) and stated in _CLASSES:
+        return _CLASSES[stated](details)
+    lowered = details.lower().replace(address.lower(), "")
+    unconnected = _CONNECT_SIGN in lowered
+    refused = unconnected and any(sign in lowered for sign in _CLOSED_SIGNS)
+    unavailable = code is grpc.StatusCode.UNAVAILABLE
+    if unavailable and (refused or any(sign in lowered for sign in _TLS_SIGNS)):
+        return AuthenticationError(
+            f"the {peer} at {address} and this party do not accept each other's certificates; "
+            f"check that both trust the same authority, that neither certificate has expired, and "
+            f"that a {peer} listens there ({details})"
+        )
+    if unavailable and (unconnected or _NAME_SIGN in lowered):
+        return PeerUnavailableError(
+            f"cannot reach the {peer} at {address}; check that it is running, that the address is "
+            f"right and that no firewall is in between ({details})"
+        )
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in lowered:
+        return MessageSizeError(
+            f"a message between this party and the {peer} is too long: {details}"
+        )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineError(
+            f"the {peer} at {address} did not finish in the time allowed; allow more with "
+            "deadline_seconds in the config, or look for the cause in its log"
+        )
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return ConnectionLostError(
+            f"the connection to the {peer} at {address} broke off ({details}); "
+            "a session under way is spent, prepare another"
+        )
+    known = _BY_STATUS.get(code, RadiopaqueError)
+    return known(f"the {peer} at {address} refused: {code.name} {details}")
+
+
+def _printable(text: str) -> str:
+    """A peer's text without what could steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text[:_MAX_DETAILS])

@@ -1,0 +1,594 @@
+"""Calls with one message on a side, who may make them, and what a failure looks like."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from radiopaque import certificates, errors
+from radiopaque.certificates import CertificateFiles, Identity, Role, init_directory, load_identity
+from radiopaque.errors import (
+    AuthenticationError,
+    ConfigError,
+    ConnectionLostError,
+    DeadlineError,
+    MessageSizeError,
+    MessageValueError,
+    PeerUnavailableError,
+    RadiopaqueError,
+    ResourceError,
+    RoleError,
+    SessionStateError,
+    UnknownModelError,
+)
+from radiopaque.transport import tls
+from radiopaque.transport.channel import Counters
+from radiopaque.transport.grpc_client import Peer
+from radiopaque.transport.grpc_server import Call, Handler, Server
+from radiopaque.transport.status import from_rpc_error
+from radiopaque.transport.tls import client_credentials, grpc
+from radiopaque.wire import frames, messages
+from radiopaque.wire.frames import Frame, Kind
+from radiopaque.wire.v1 import services_pb2 as pb
+
+SESSION = bytes(range(16))
+
+
+def list_models(peer: Peer, **options: Any) -> pb.ListModelsReply:
+    return peer.call(
+        "ListModels", pb.ListModelsRequest(), pb.ListModelsReply, Counters(), **options
+    )
+
+
+def no_models(request: pb.ListModelsRequest, call: Call) -> pb.ListModelsReply:
+    return pb.ListModelsReply()
+
+
+def test_one_message_each_way_is_counted_on_both_sides(host: Any) -> None:
+    calls: list[Call] = []
+
+    def fetch_plan(request: pb.FetchPlanRequest, call: Call) -> pb.FetchPlanReply:
+        calls.append(call)
+        return pb.FetchPlanReply(name=request.name, plan=bytes(5000))
+
+    host.functions["FetchPlan"] = fetch_plan
+    counters = Counters()
+    request = pb.FetchPlanRequest(name="chest")
+    reply = host.peer.call("FetchPlan", request, pb.FetchPlanReply, counters)
+    assert reply.name == "chest"
+    assert counters.sent_bytes == request.ByteSize()
+    assert counters.received_bytes == reply.ByteSize()
+    assert (counters.sent_messages, counters.received_messages) == (1, 1)
+    assert calls[0].counters.received_bytes == counters.sent_bytes
+    assert calls[0].counters.sent_bytes == counters.received_bytes
+    assert (calls[0].peer.role, calls[0].peer.name) == (Role.DATA_OWNER, "data-owner")
+
+
+def test_download(host: Any) -> None:
+    def weights(request: pb.FetchMaskedWeightsRequest, _: Call) -> Iterator[pb.Chunk]:
+        for number in range(5):
+            yield pb.Chunk(offset=number * 1000, data=request.artefact * 10)
+
+    host.functions["FetchMaskedWeights"] = weights
+    counters = Counters()
+    request = pb.FetchMaskedWeightsRequest(artefact=SESSION)
+    chunks = list(host.peer.download("FetchMaskedWeights", request, pb.Chunk, counters))
+    assert [chunk.offset for chunk in chunks] == [0, 1000, 2000, 3000, 4000]
+    assert counters.received_bytes == sum(chunk.ByteSize() for chunk in chunks)
+    assert counters.received_messages == 5
+
+
+def test_abandoned_download_ends_at_the_server(host: Any) -> None:
+    ended = threading.Event()
+
+    def weights(request: pb.FetchMaskedWeightsRequest, _: Call) -> Iterator[pb.Chunk]:
+        try:
+            for number in itertools.count():
+                yield pb.Chunk(offset=number, data=bytes(100_000))
+        finally:
+            ended.set()
+
+    host.functions["FetchMaskedWeights"] = weights
+    request = pb.FetchMaskedWeightsRequest(artefact=SESSION)
+    chunks = host.peer.download("FetchMaskedWeights", request, pb.Chunk, Counters())
+    next(chunks)
+    chunks.close()
+    assert ended.wait(5)
+
+
+def test_error_in_the_middle_of_a_download(host: Any) -> None:
+    def weights(request: pb.FetchMaskedWeightsRequest, _: Call) -> Iterator[pb.Chunk]:
+        yield pb.Chunk(offset=1)
+        raise SessionStateError("no more")
+
+    host.functions["FetchMaskedWeights"] = weights
+    request = pb.FetchMaskedWeightsRequest()
+    chunks = host.peer.download("FetchMaskedWeights", request, pb.Chunk, Counters())
+    assert next(chunks).offset == 1
+    with pytest.raises(SessionStateError, match="no more"):
+        next(chunks)
+
+
+def test_frames_are_dealt_as_frames(identities: dict[Role, Identity]) -> None:
+    sent = [Frame(SESSION, gate, Kind.CORRECTION, 0, bytes(gate)) for gate in range(4)]
+    only = frozenset({Role.MODEL_OWNER})
+    handlers = {
+        "Register": Handler(lambda *_: pb.RegisterReply(), only),
+        "Reserve": Handler(lambda *_: pb.ReserveReply(), frozenset({Role.DATA_OWNER})),
+        "Deal": Handler(lambda request, _: iter(sent), only),
+    }
+    server = Server(identities[Role.CRYPTO_PROVIDER], handlers)
+    address = f"127.0.0.1:{server.start('127.0.0.1:0')}"
+    counters = Counters()
+    try:
+        with Peer(Role.CRYPTO_PROVIDER, address, identities[Role.MODEL_OWNER]) as peer:
+            dealt = list(peer.download_frames("Deal", pb.DealRequest(), counters))
+        with (
+            Peer(Role.CRYPTO_PROVIDER, address, identities[Role.DATA_OWNER]) as peer,
+            pytest.raises(RoleError, match="Deal is for model-owner"),
+        ):
+            list(peer.download_frames("Deal", pb.DealRequest(), Counters()))
+    finally:
+        server.stop(0)
+    assert dealt == sent
+    assert counters.received_bytes == sum(len(frames.encode(frame)) for frame in sent)
+
+
+def test_upload_of_a_header_and_frames(host: Any) -> None:
+    received: list[Any] = []
+
+    def prepare(requests: Iterator[pb.PrepareRequest], call: Call) -> pb.PrepareReply:
+        received.append(messages.session_id(next(requests).header.session))
+        received.extend(messages.to_frame(request.frame) for request in requests)
+        return pb.PrepareReply(
+            dealer_seconds=1.5, crypto_provider_to_model_owner_bytes=call.counters.received_bytes
+        )
+
+    host.functions["Prepare"] = prepare
+    sent = [Frame(SESSION, gate, Kind.OFFLINE, 0, bytes(200_000)) for gate in range(10)]
+    requests = [
+        pb.PrepareRequest(header=pb.PrepareHeader(session=SESSION)),
+        *(pb.PrepareRequest(frame=messages.from_frame(frame)) for frame in sent),
+    ]
+    counters = Counters()
+    reply = host.peer.upload("Prepare", iter(requests), pb.PrepareReply, counters)
+    assert received == [SESSION, *sent]
+    assert counters.sent_bytes == sum(request.ByteSize() for request in requests)
+    assert reply.crypto_provider_to_model_owner_bytes == counters.sent_bytes
+    assert counters.sent_messages == 11
+
+
+def test_what_the_uploading_side_raises_is_raised_to_it(host: Any) -> None:
+    seen: list[Exception] = []
+
+    def prepare(requests: Iterator[pb.PrepareRequest], _: Call) -> pb.PrepareReply:
+        try:
+            list(requests)
+        except RadiopaqueError as error:
+            seen.append(error)
+            raise
+        return pb.PrepareReply()
+
+    def requests() -> Iterator[pb.PrepareRequest]:
+        yield pb.PrepareRequest(header=pb.PrepareHeader(session=SESSION))
+        raise SessionStateError("burnt here")
+
+    host.functions["Prepare"] = prepare
+    with pytest.raises(SessionStateError, match="burnt here"):
+        host.peer.upload("Prepare", requests(), pb.PrepareReply, Counters())
+    host.functions["ListModels"] = no_models
+    list_models(host.peer)
+    assert all(type(error) is ConnectionLostError for error in seen)
+
+
+def test_server_may_refuse_an_upload_before_it_is_complete(host: Any) -> None:
+    def prepare(requests: Iterator[pb.PrepareRequest], _: Call) -> pb.PrepareReply:
+        next(requests)
+        raise SessionStateError("known already")
+
+    def requests() -> Iterator[pb.PrepareRequest]:
+        frame = messages.from_frame(Frame(SESSION, 1, Kind.OFFLINE, 0, bytes(1 << 20)))
+        for _ in range(1000):
+            yield pb.PrepareRequest(frame=frame)
+
+    host.functions["Prepare"] = prepare
+    with pytest.raises(SessionStateError, match="known already"):
+        host.peer.upload("Prepare", requests(), pb.PrepareReply, Counters())
+
+
+ALL_ERRORS = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, RadiopaqueError)
+]
+
+
+@pytest.mark.parametrize("error_type", ALL_ERRORS, ids=lambda one: one.__name__)
+def test_every_error_of_the_tree_crosses(host: Any, error_type: type[RadiopaqueError]) -> None:
+    text = "line one\nline two \x1b[31m ümlaut"
+
+    def fail(*_: Any) -> None:
+        raise error_type([text] if error_type is errors.UnsupportedModelError else text)
+
+    host.functions["ListModels"] = fail
+    with pytest.raises(RadiopaqueError) as caught:
+        list_models(host.peer)
+    assert caught.value.status == error_type.status
+    if error_type in (errors.ConfigError, errors.StoreError):
+        assert type(caught.value) is error_type
+        assert "line one" not in str(caught.value)
+    else:
+        if error_type is not errors.UnsupportedModelError:
+            assert type(caught.value) is error_type
+        assert "line one\nline two ?[31m ümlaut" in str(caught.value)
+
+
+class FakeRpcError(grpc.RpcError):  # type: ignore[misc]
+    """A status from a server that is not ours."""
+
+    def __init__(self, code: grpc.StatusCode, details: str, name: str | None) -> None:
+        self._status = (code, details, name)
+
+    def code(self) -> grpc.StatusCode:
+        return self._status[0]
+
+    def details(self) -> str:
+        return self._status[1]
+
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...] | None:
+        return None if self._status[2] is None else (("radiopaque-error", self._status[2]),)
+
+
+@pytest.mark.parametrize("name", [None, "NoSuchError", "ModelCardWarning", "annotations"])
+def test_unknown_class_names_are_mapped_by_status(name: str | None) -> None:
+    def mapped(code: grpc.StatusCode) -> type[RadiopaqueError]:
+        return type(from_rpc_error(FakeRpcError(code, "why", name), "model owner", "host:1"))
+
+    status = grpc.StatusCode
+    assert mapped(status.ABORTED) is errors.ProtocolError
+    assert mapped(status.NOT_FOUND) is errors.SessionError
+    assert mapped(status.PERMISSION_DENIED) is errors.AccessError
+    assert mapped(status.RESOURCE_EXHAUSTED) is ResourceError
+    assert mapped(status.UNKNOWN) is RadiopaqueError
+    assert mapped(status.CANCELLED) is ConnectionLostError
+
+
+def test_long_messages_are_cut(host: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise UnknownModelError("x" * 100_000)
+
+    host.functions["ListModels"] = fail
+    with pytest.raises(UnknownModelError) as caught:
+        list_models(host.peer)
+    assert 1000 < len(str(caught.value)) <= 2000
+
+
+def raw_call(host: Any, method: str, data: bytes) -> grpc.RpcError:
+    options = [("grpc.ssl_target_name_override", Role.MODEL_OWNER.server_name)]
+    credentials = client_credentials(host.identities[Role.DATA_OWNER])
+    with grpc.secure_channel(host.address, credentials, options) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(f"/radiopaque.v1.ModelOwner/{method}")(data, timeout=5)
+        return caught.value
+
+
+def test_requests_are_decoded_strictly(host: Any) -> None:
+    host.functions["FetchPlan"] = lambda *_: pb.FetchPlanReply()
+    good = pb.FetchPlanRequest(name="n", version="1").SerializeToString()
+    for bad in (good + b"\x18\x01", good + good, b"\x0a\x05abc", b"\x0a\x01\xff"):
+        error = raw_call(host, "FetchPlan", bad)
+        assert dict(error.trailing_metadata())["radiopaque-error"] == "MessageValueError", bad
+    host.peer.call("FetchPlan", pb.FetchPlanRequest(), pb.FetchPlanReply, Counters())
+
+
+def test_replies_are_decoded_strictly(host: Any) -> None:
+    host.functions["ListModels"] = lambda *_: pb.Chunk(offset=7)
+    with pytest.raises(MessageValueError, match="ListModelsReply"):
+        list_models(host.peer)
+
+
+def test_messages_over_the_limit(host: Any) -> None:
+    host.functions["FetchPlan"] = lambda *_: pb.FetchPlanReply(plan=bytes(5 << 20))
+    with pytest.raises(MessageSizeError):
+        host.peer.call(
+            "FetchPlan", pb.FetchPlanRequest(name="x" * (5 << 20)), pb.FetchPlanReply, Counters()
+        )
+    with pytest.raises(MessageSizeError):
+        host.peer.call("FetchPlan", pb.FetchPlanRequest(), pb.FetchPlanReply, Counters())
+    error = raw_call(host, "FetchPlan", bytes(5 << 20))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_unknown_method_is_refused(host: Any) -> None:
+    assert raw_call(host, "Steal", b"").code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("role", [Role.CRYPTO_PROVIDER, Role.MODEL_OWNER])
+def test_every_method_checks_the_role(host: Any, role: Role) -> None:
+    def entered(*_: Any) -> None:
+        raise AssertionError("the handler must not run")
+
+    host.functions.update(dict.fromkeys(("ListModels", "Infer", "Prepare"), entered))
+    host.functions["FetchMaskedWeights"] = entered
+    with host.peer_of(host.identities[role]) as peer:
+        with pytest.raises(RoleError, match=f"ListModels is for data-owner; .* the {role}"):
+            list_models(peer)
+        with pytest.raises(RoleError):
+            peer.upload("Prepare", [pb.PrepareRequest()], pb.PrepareReply, Counters())
+        with pytest.raises(RoleError):
+            next(peer.download("FetchMaskedWeights", pb.Chunk(), pb.Chunk, Counters()))
+        with pytest.raises(RoleError):
+            peer.open("Infer").receive()
+
+
+def test_a_table_with_a_method_missing_is_refused(identities: dict[Role, Identity]) -> None:
+    with pytest.raises(ConfigError, match="Reserve"):
+        Server(identities[Role.CRYPTO_PROVIDER], {})
+
+
+def test_deadline_of_a_call(host: Any) -> None:
+    release = threading.Event()
+
+    def slow(*_: Any) -> pb.ListModelsReply:
+        release.wait(10)
+        return pb.ListModelsReply()
+
+    host.functions["ListModels"] = slow
+    with pytest.raises(DeadlineError, match="model owner"):
+        list_models(host.peer, deadline_seconds=0.2)
+    release.set()
+
+
+def test_a_call_must_state_a_deadline_within_the_limit(make_host: Callable[..., Any]) -> None:
+    host = make_host(deadline_seconds=100)
+    host.functions["ListModels"] = no_models
+    list_models(host.peer, deadline_seconds=100)
+    with pytest.raises(ResourceError, match="at most 100 s"):
+        list_models(host.peer, deadline_seconds=1000)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_peer_down_names_address_and_remedy(identities: dict[Role, Identity]) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with (
+        Peer(Role.MODEL_OWNER, address, identities[Role.DATA_OWNER]) as peer,
+        pytest.raises(PeerUnavailableError, match=f"model owner at {address}; check that it is"),
+    ):
+        list_models(peer)
+
+
+def test_unknown_host_is_unavailable(identities: dict[Role, Identity]) -> None:
+    with (
+        Peer(Role.MODEL_OWNER, "no-such-host.invalid:1", identities[Role.DATA_OWNER]) as peer,
+        pytest.raises(PeerUnavailableError, match=r"no-such-host\.invalid"),
+    ):
+        list_models(peer, deadline_seconds=20)
+
+
+def test_port_in_use(host: Any, identities: dict[Role, Identity]) -> None:
+    roles = frozenset({Role.DATA_OWNER})
+    names = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer")
+    table = {name: Handler(no_models, roles) for name in names}
+    with pytest.raises(ConfigError, match=host.address):
+        Server(identities[Role.MODEL_OWNER], table).start(host.address)
+
+
+def test_server_in_another_role_is_refused(host: Any) -> None:
+    with (
+        Peer(Role.CRYPTO_PROVIDER, host.address, host.identities[Role.DATA_OWNER]) as peer,
+        pytest.raises(AuthenticationError, match="crypto provider"),
+    ):
+        peer.call("Reserve", pb.ReserveRequest(), pb.ReserveReply, Counters())
+    host.functions["ListModels"] = no_models
+    list_models(host.peer)
+
+
+def test_server_name_of_a_host_can_be_asked_for(host: Any) -> None:
+    host.functions["ListModels"] = no_models
+    data_owner = host.identities[Role.DATA_OWNER]
+    with host.peer_of(data_owner, server_name="localhost") as peer:
+        list_models(peer)
+    with (
+        host.peer_of(data_owner, server_name="vendor.example") as peer,
+        pytest.raises(AuthenticationError),
+    ):
+        list_models(peer)
+
+
+def test_another_authority_is_refused_by_both_sides(
+    host: Any, tmp_path: Path, certificate_files: dict[Role, CertificateFiles]
+) -> None:
+    other = init_directory(tmp_path / "other")[Role.DATA_OWNER]
+    stranger = load_identity(other.certificate, other.key, other.ca, Role.DATA_OWNER)
+    with host.peer_of(stranger) as peer, pytest.raises(AuthenticationError, match="certificates"):
+        list_models(peer)
+    trusting = Identity(
+        stranger.role,
+        stranger.name,
+        stranger.not_after,
+        stranger.certificate,
+        stranger.private_key,
+        certificate_files[Role.DATA_OWNER].ca.read_bytes(),
+    )
+    with host.peer_of(trusting) as peer, pytest.raises((AuthenticationError, ConnectionLostError)):
+        list_models(peer)
+    host.functions["ListModels"] = no_models
+    list_models(host.peer)
+
+
+def tls_context(identity: Identity, folder: Path, version: ssl.TLSVersion) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=identity.authorities.decode())
+    context.minimum_version = context.maximum_version = version
+    pair = folder / "pair.pem"
+    pair.write_bytes(identity.private_key + identity.certificate)
+    context.load_cert_chain(pair)
+    return context
+
+
+def handshake(host: Any, context: ssl.SSLContext) -> str | None:
+    with (
+        socket.create_connection(("127.0.0.1", host.port), timeout=5) as connection,
+        context.wrap_socket(connection, server_hostname="model-owner.radiopaque") as secure,
+    ):
+        return secure.version()
+
+
+def test_tls_13_alone_is_spoken(host: Any, tmp_path: Path) -> None:
+    identity = host.identities[Role.DATA_OWNER]
+    versions = ssl.TLSVersion
+    assert handshake(host, tls_context(identity, tmp_path, versions.TLSv1_3)) == "TLSv1.3"
+    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+        handshake(host, tls_context(identity, tmp_path, versions.TLSv1_2))
+
+
+def test_a_server_that_speaks_tls_12_does_not_start(
+    certificate_files: dict[Role, CertificateFiles],
+) -> None:
+    """In a process that set its own suites and loaded gRPC first."""
+    files = certificate_files[Role.MODEL_OWNER]
+    program = f"""
+import os
+os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-ECDSA-AES256-GCM-SHA384"
+import grpc
+grpc.server(__import__("concurrent.futures").futures.ThreadPoolExecutor(1))
+from pathlib import Path
+from radiopaque.certificates import Role, load_identity
+from radiopaque.errors import ConfigError
+from radiopaque.transport.grpc_server import Handler, Server
+files = [Path(one) for one in {[str(files.certificate), str(files.key), str(files.ca)]}]
+names = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer")
+table = {{name: Handler(print, frozenset()) for name in names}}
+try:
+    Server(load_identity(*files, Role.MODEL_OWNER), table).start("127.0.0.1:0")
+except ConfigError as error:
+    print("refused:", error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith("refused: this server would accept TLS 1.2")
+
+
+def test_no_certificate_no_call(host: Any) -> None:
+    credentials = grpc.ssl_channel_credentials(host.identities[Role.DATA_OWNER].authorities)
+    options = [("grpc.ssl_target_name_override", Role.MODEL_OWNER.server_name)]
+    with grpc.secure_channel(host.address, credentials, options) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/radiopaque.v1.ModelOwner/ListModels")(b"", timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    with grpc.insecure_channel(host.address) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/radiopaque.v1.ModelOwner/ListModels")(b"", timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    host.functions["ListModels"] = no_models
+    list_models(host.peer)
+
+
+def reissue(ca_directory: Path, valid: tuple[timedelta, timedelta], roles: list[str]) -> Identity:
+    """A data owner's identity with any validity and stated roles, around `load_identity`."""
+    ca_key = serialization.load_pem_private_key((ca_directory / "ca.key").read_bytes(), None)
+    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
+    authority = (ca_directory / "ca.crt").read_bytes()
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    subject = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "odd")])
+    names = [x509.UniformResourceIdentifier(f"urn:radiopaque:role:{role}") for role in roles]
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(x509.load_pem_x509_certificate(authority).subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + valid[0])
+        .not_valid_after(now + valid[1])
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    certificate = builder.sign(ca_key, hashes.SHA256())
+    return Identity(
+        Role.DATA_OWNER,
+        "odd",
+        certificate.not_valid_after_utc,
+        certificate.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+        authority,
+    )
+
+
+def test_expired_certificate_is_refused_by_the_server(
+    host: Any, certificate_files: dict[Role, CertificateFiles]
+) -> None:
+    ca_directory = certificate_files[Role.DATA_OWNER].ca.parent
+    day = timedelta(days=1)
+    good = reissue(ca_directory, (-day, day), ["data-owner"])
+    host.functions["ListModels"] = no_models
+    with host.peer_of(good) as peer:
+        list_models(peer)
+    expired = reissue(ca_directory, (-2 * day, -day), ["data-owner"])
+    with host.peer_of(expired) as peer, pytest.raises((AuthenticationError, ConnectionLostError)):
+        list_models(peer)
+    list_models(host.peer)
+
+
+@pytest.mark.parametrize("roles", [[], ["admin"], ["data-owner", "model-owner"]], ids=str)
+def test_certificate_without_exactly_one_role_is_refused(
+    host: Any, certificate_files: dict[Role, CertificateFiles], roles: list[str]
+) -> None:
+    ca_directory = certificate_files[Role.DATA_OWNER].ca.parent
+    odd = reissue(ca_directory, (-timedelta(days=1), timedelta(days=1)), roles)
+    with host.peer_of(odd) as peer, pytest.raises(AuthenticationError, match="role"):
+        list_models(peer)
+
+
+def test_expiry_is_checked_on_calls_over_an_old_connection(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.functions["ListModels"] = no_models
+    list_models(host.peer)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=500)
+
+    monkeypatch.setattr(certificates, "datetime", Later)
+    with pytest.raises(AuthenticationError, match="expired"):
+        list_models(host.peer)
+
+
+def test_one_module_imports_grpc() -> None:
+    """The cipher suites must be set before the library is loaded."""
+    root = Path(tls.__file__).parents[2]
+    parties = ("radiopaque", "crypto_provider", "model_owner", "data_owner")
+    sources = [path for party in parties for path in (root / party).rglob("*.py")]
+    importing = [
+        path.name
+        for path in sources
+        if any(
+            line.lstrip().startswith(("import grpc", "from grpc"))
+            for line in path.read_text().splitlines()
+        )
+    ]
+    assert importing == ["tls.py"]
