@@ -1,0 +1,44 @@
+# make demo   install what the three parties need and watch a real X-ray being classified
+# make test   install what the tests need, then formatter, linter, type checker and all tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format soak proto clean
+
+demo: $(VENV)/.base
+	$(BIN)/radiopaque demo
+
+test: check
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m soak
+
+# Regenerates the committed stubs; needs grpcio-tools 1.81.1 in the Python named by PROTO_PYTHON.
+proto:
+	sh proto/generate.sh $(PROTO_PYTHON)
+
+# Installed anew only when pyproject.toml has changed.
+$(VENV)/.base: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@ $(VENV)/.base
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
