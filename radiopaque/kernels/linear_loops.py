@@ -174,13 +174,19 @@ class Windows(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def pack_rows(matrix, packed):  # type: ignore[no-untyped-def]
-    """[m, k] to flat panels [ceil(m / ROWS), k, ROWS]; missing rows are zero."""
+    """[m, k] to flat blocks of at most DEPTH steps of k, each [ceil(m / ROWS), steps, ROWS].
+
+    Missing rows are zero. In this order large weights are read once from front to back.
+    """
     m, k = matrix.shape
+    padded = -(-m // ROWS) * ROWS
     packed[:] = 0
-    for row in range(m):
-        base = row // ROWS * ROWS * k + row % ROWS
-        for r in range(k):
-            packed[base + r * ROWS] = matrix[row, r]
+    for start in range(0, k, DEPTH):
+        block = min(DEPTH, k - start)
+        for row in range(m):
+            base = start * padded + row // ROWS * ROWS * block + row % ROWS
+            for r in range(block):
+                packed[base + r * ROWS] = matrix[row, start + r]
 
 
 @njit(cache=True, nogil=True)
@@ -220,6 +226,7 @@ def add_product(left, right, depth, out):  # type: ignore[no-untyped-def]
     """
     m, n = out.shape
     columns = PANEL_BYTES // out.itemsize
+    padded = -(-m // ROWS) * ROWS
     flat = out.reshape(out.size)
     spare = np.empty(ROWS * columns, out.dtype)
     for start in range(0, depth, DEPTH):
@@ -227,7 +234,7 @@ def add_product(left, right, depth, out):  # type: ignore[no-untyped-def]
         for j in range(0, n, columns):
             right_start = j * depth + start * columns
             for i in range(0, m, ROWS):
-                left_start = i * depth + start * ROWS
+                left_start = start * padded + i * block
                 _add_product(
                     left,
                     left_start,
@@ -326,6 +333,7 @@ def _add_dense(  # type: ignore[no-untyped-def]
     columns = PANEL_BYTES // out.itemsize
     positions = windows.oh * windows.ow
     depth = taps.size
+    padded = -(-channels // ROWS) * ROWS
     for first in range(0, positions, PANELS * columns):
         count = min(PANELS * columns, positions - first)
         for start in range(0, depth, DEPTH):
@@ -333,7 +341,7 @@ def _add_dense(  # type: ignore[no-untyped-def]
             _gather(spread, taps[start : start + block], windows, first, count, panels)
             for panel in range(0, count, columns):
                 for i in range(0, channels, ROWS):
-                    left_start = weights_start + i * depth + start * ROWS
+                    left_start = weights_start + start * padded + i * block
                     at = out_start + i * positions + first + panel
                     _add_product(
                         weights,
