@@ -95,8 +95,8 @@ Confusion on the test images (rows: truth, columns: top class):
 |---|---|---|---|
 {confusion_rows}
 
-The test images of this data set are harder than images cut from its training folder: that gap is a
-property of the set, and a warning about any other hospital.
+Nothing was chosen by either set; how far the two columns lie apart shows how much such figures
+depend on which images are measured. Another hospital's images can be much further away.
 
 {fresh_paragraph}
 
@@ -111,7 +111,7 @@ origin can be much lower.
 ## Limits
 
 - One hospital, one age group, labels from one reading process; no external validation.
-- Bacterial and viral pneumonia overlap on radiographs; that is where most errors are.
+- Bacterial and viral pneumonia look alike on many radiographs; the classes are told apart badly there.
 - No other finding is known to the model: every image is called one of three classes.
 - The probabilities are not calibrated (label smoothing makes them cautious).
 - Text, markers and tubes in an image can influence the result.
