@@ -217,12 +217,17 @@ def init_directory(
 
 
 def issue(
-    ca_directory: Path, role: Role, name: str, hosts: Sequence[str] = DEFAULT_HOSTS
+    ca_directory: Path,
+    role: Role,
+    name: str,
+    hosts: Sequence[str] = DEFAULT_HOSTS,
+    output: Path | None = None,
 ) -> CertificateFiles:
     """Issue a certificate for ``name`` in ``role`` with the authority in ``ca_directory``.
 
-    Written there as ``<name>.crt`` and ``<name>.key``. ``hosts`` count for serving roles only: a
-    data owner's certificate is good for no server. Raises ConfigError.
+    Written to ``output`` (default: there) as ``<name>.crt`` and ``<name>.key``, with ``ca.crt``
+    beside. ``hosts`` count for serving roles only: a data owner's certificate is good for no
+    server. Raises ConfigError and StoreError.
     """
     if not name or len(name) > 64 or not all(c.isalnum() or c in "-_." for c in name):
         raise ConfigError(
@@ -231,13 +236,14 @@ def issue(
     if name == _CA_NAME or name.startswith("."):
         raise ConfigError(f"name {name!r} is reserved; choose another")
     authority = _files(ca_directory, _CA_NAME)
-    files = _files(ca_directory, name)
+    files = _files(output or ca_directory, name)
     for path in (files.certificate, files.key):
         if path.exists():
             raise ConfigError(f"{path} exists; choose another name or remove it first")
     try:
         ca_key = serialization.load_pem_private_key(_read(authority.key), password=None)
-        ca_certificate = x509.load_pem_x509_certificate(_read(authority.certificate))
+        ca_pem = _read(authority.certificate)
+        ca_certificate = x509.load_pem_x509_certificate(ca_pem)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{ca_directory} holds no authority made by `certs init`") from error
     if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
@@ -257,6 +263,10 @@ def issue(
         )
         .sign(ca_key, hashes.SHA256())
     )
+    if not files.ca.exists():
+        write_atomically(files.ca, ca_pem, _PUBLIC_FILE_MODE)
+    elif _read(files.ca) != ca_pem:
+        raise ConfigError(f"{files.ca} belongs to another authority; choose another folder")
     _write_pair(files, key, certificate)
     return files
 

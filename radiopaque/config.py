@@ -1,0 +1,321 @@
+"""The configuration files: one TOML file a party, every key checked, unknown ones refused.
+
+Descriptions, defaults and examples stand with the fields, and :func:`example` prints them, so that
+the printed file and the accepted one cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic.fields import FieldInfo
+
+from radiopaque.certificates import Role
+from radiopaque.errors import ConfigError
+
+_MAX_FILE_BYTES: Final = 1 << 20
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
+
+
+def _resolved(path: Path, info: ValidationInfo) -> Path:
+    """Relative paths are relative to the configuration file."""
+    folder: Path = (info.context or {})["folder"]
+    return folder / path.expanduser()
+
+
+def _address(value: str) -> str:
+    match = _ADDRESS.fullmatch(value)
+    if match is None or not 1 <= int(match[2]) <= 65535:
+        raise ValueError("must be host:port with a port from 1 to 65535, for example vendor:7302")
+    return value
+
+
+def _listen(value: str) -> str:
+    match = _ADDRESS.fullmatch(value)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError("must be address:port, for example 0.0.0.0:7302; port 0 takes a free one")
+    return value
+
+
+ConfigPath = Annotated[Path, AfterValidator(_resolved)]
+Address = Annotated[str, AfterValidator(_address)]
+Listen = Annotated[str, AfterValidator(_listen)]
+Seconds = Annotated[float, Field(gt=0, le=3600, strict=True)]
+Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TlsConfig(_Table):
+    """This party's certificate, and whom it trusts."""
+
+    certificate: ConfigPath = Field(description="Certificate of this party, PEM.")
+    key: ConfigPath = Field(description="Its private key, PEM, mode 600.")
+    ca: ConfigPath = Field(
+        description="Authorities whose certificates are accepted, PEM. Not one that the crypto "
+        "provider runs: it could pose as the other party.",
+    )
+
+
+class PeerConfig(_Table):
+    """A party that this one calls."""
+
+    address: Address = Field(description="Where it listens, host:port.")
+    server_name: str | None = Field(
+        None,
+        min_length=1,
+        description="DNS name that its certificate must carry. Without it, the name of its role, "
+        "<role>.radiopaque, must be there.",
+        examples=["vendor.example"],
+    )
+
+
+class CryptoProviderLimits(_Table):
+    """Beyond these, calls are turned away with a ResourceError."""
+
+    models: Count = Field(100, description="Registered models.")
+    reserved_sessions: Count = Field(10_000, description="Sessions that wait to be dealt.")
+    concurrent_deals: Count = Field(2, description="Sessions dealt at once.")
+    concurrent_calls: Count = Field(32, description="Calls under way at once.")
+
+
+class CryptoProviderConfig(_Table):
+    """The crypto provider (trusted dealer): deals correlated randomness."""
+
+    listen: Listen = Field("127.0.0.1:7301", description="Address and port to listen on.")
+    store: ConfigPath = Field(
+        description="Folder for the ledger and the registered models; made with mode 700.",
+        examples=["crypto-provider"],
+    )
+    grace_seconds: Seconds = Field(
+        10.0, description="How long calls under way may go on when the service is stopped."
+    )
+    tls: TlsConfig
+    limits: CryptoProviderLimits = CryptoProviderLimits()
+
+
+class HostedModelConfig(_Table):
+    """A compiled model that is offered."""
+
+    path: ConfigPath = Field(
+        description="Folder that `radiopaque compile` wrote.", examples=["compiled"]
+    )
+    name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Name to offer it under, instead of its own.",
+        examples=["pneumonia-resnet18"],
+    )
+    version: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Version to offer it as, instead of its own.",
+        examples=["1"],
+    )
+
+
+class ModelOwnerLimits(_Table):
+    """Beyond these, calls are turned away with a ResourceError."""
+
+    sessions_per_clinic: Count = Field(
+        50, description="Prepared sessions that one data owner may leave here, about 220 MB each."
+    )
+    concurrent_inferences: Count = Field(4, description="Inferences under way at once.")
+    material_bytes: int = Field(
+        20_000_000_000,
+        ge=1,
+        strict=True,
+        description="Disk space for the material of prepared sessions.",
+    )
+    concurrent_calls: Count = Field(32, description="Calls under way at once.")
+
+
+class ModelOwnerConfig(_Table):
+    """The model owner (vendor): hosts compiled models."""
+
+    listen: Listen = Field("127.0.0.1:7302", description="Address and port to listen on.")
+    store: ConfigPath = Field(
+        description="Folder for the ledger and prepared material; made with mode 700.",
+        examples=["model-owner"],
+    )
+    grace_seconds: Seconds = Field(
+        10.0, description="How long calls under way may go on when the service is stopped."
+    )
+    tls: TlsConfig
+    crypto_provider: PeerConfig
+    limits: ModelOwnerLimits = ModelOwnerLimits()
+    models: tuple[HostedModelConfig, ...] = Field(min_length=1)
+
+
+class DataOwnerConfig(_Table):
+    """The data owner (clinic): submits images. It opens no port."""
+
+    store: ConfigPath = Field(
+        description="Folder for the ledger and fetched models; made with mode 700.",
+        examples=["data-owner"],
+    )
+    model: str = Field(
+        min_length=1,
+        max_length=200,
+        description="Model to use; `radiopaque data-owner models` lists them.",
+        examples=["pneumonia-resnet18"],
+    )
+    version: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Its version. Without it, the newest.",
+        examples=["1"],
+    )
+    deadline_seconds: Seconds = Field(
+        120.0, description="How long one call to another party may take."
+    )
+    tls: TlsConfig
+    model_owner: PeerConfig
+    crypto_provider: PeerConfig
+
+
+_CONFIGS: Final[dict[Role, type[_Table]]] = {
+    Role.CRYPTO_PROVIDER: CryptoProviderConfig,
+    Role.MODEL_OWNER: ModelOwnerConfig,
+    Role.DATA_OWNER: DataOwnerConfig,
+}
+_PORTS: Final = {"crypto_provider": 7301, "model_owner": 7302}
+_Config = TypeVar("_Config", bound=_Table)
+
+
+def load_crypto_provider(path: Path) -> CryptoProviderConfig:
+    """Read a crypto provider's file. Raises ConfigError with every problem in it."""
+    return _load(path, CryptoProviderConfig, Role.CRYPTO_PROVIDER)
+
+
+def load_model_owner(path: Path) -> ModelOwnerConfig:
+    """Read a model owner's file. Raises ConfigError with every problem in it."""
+    return _load(path, ModelOwnerConfig, Role.MODEL_OWNER)
+
+
+def load_data_owner(path: Path) -> DataOwnerConfig:
+    """Read a data owner's file. Raises ConfigError with every problem in it."""
+    return _load(path, DataOwnerConfig, Role.DATA_OWNER)
+
+
+def example(role: Role) -> str:
+    """A commented file for ``role``, with all keys, that loads as it is."""
+    config = _CONFIGS[role]
+    head = [
+        f"# {config.__doc__}",
+        "# Paths are relative to this file. Commented keys are optional.",
+        "",
+    ]
+    return "\n".join([*head, *_example_table(config, role, ())]).rstrip() + "\n"
+
+
+def _load(path: Path, config: type[_Config], role: Role) -> _Config:
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ConfigError(f"{path} has over {_MAX_FILE_BYTES} bytes; that is no configuration")
+        document = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration {path}: {error.strerror}; "
+            f"print an example with: radiopaque config example {role}"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from error
+    try:
+        return config.model_validate(document, context={"folder": path.absolute().parent})
+    except ValidationError as error:
+        problems = [_problem(one, config) for one in error.errors(include_url=False)]
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise ConfigError(
+            f"{path} has {len(problems)} problem(s):\n{lines}\n"
+            f"see: radiopaque config example {role}"
+        ) from error
+
+
+def _problem(error: Any, config: type[_Table]) -> str:
+    """One line: where, what, and what to do."""
+    location = error["loc"]
+    key = ".".join(str(part) for part in location)
+    kind = error["type"]
+    if kind == "missing":
+        return f"{key} is missing; add it"
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(str(location[-1]), _keys(config, location[:-1]), n=1)
+        return f"{key} is not a known key; " + (
+            f"did you mean {close[0]}?" if close else "remove it"
+        )
+    message = str(error["msg"]).removeprefix("Value error, ")
+    value = error["input"]
+    shown = "" if isinstance(value, dict | list) else f" (it is {value!r})"
+    return f"{key}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _keys(config: type[_Table], location: tuple[str | int, ...]) -> list[str]:
+    """The keys of the table at ``location``."""
+    for part in location:
+        if isinstance(part, str):
+            table = _table_of(config.model_fields[part])
+            if table is None:
+                return []
+            config = table[0]
+    return list(config.model_fields)
+
+
+def _table_of(field: FieldInfo) -> tuple[type[_Table], Literal["table", "array"]] | None:
+    """The table class behind a field and how it is written, or None for a plain value."""
+    annotation = field.annotation
+    if isinstance(annotation, type) and issubclass(annotation, _Table):
+        return annotation, "table"
+    for argument in getattr(annotation, "__args__", ()):
+        if isinstance(argument, type) and issubclass(argument, _Table):
+            return argument, "array"
+    return None
+
+
+def _example_table(config: type[_Table], role: Role, location: tuple[str, ...]) -> Iterator[str]:
+    for name, field in config.model_fields.items():
+        if _table_of(field) is None:
+            yield from textwrap.wrap(
+                field.description or "", 98, initial_indent="# ", subsequent_indent="# "
+            )
+            absent = not field.is_required() and field.default is None
+            value = _example_value(name, field, role, location)
+            yield f"{'# ' if absent else ''}{name} = {json.dumps(value)}"
+    for name, field in config.model_fields.items():
+        table = _table_of(field)
+        if table is not None:
+            inner = (*location, name)
+            title = ".".join(inner)
+            yield ""
+            yield f"# {table[0].__doc__}"
+            yield f"[{title}]" if table[1] == "table" else f"[[{title}]]"
+            yield from _example_table(table[0], role, inner)
+
+
+def _example_value(
+    name: str, field: FieldInfo, role: Role, location: tuple[str, ...]
+) -> str | int | float:
+    """The default, or else an example that suits the certificates of `radiopaque certs init`."""
+    if location[-1:] == ("tls",):
+        return {
+            "certificate": f"certificates/{role}.crt",
+            "key": f"certificates/{role}.key",
+            "ca": "certificates/ca.crt",
+        }[name]
+    if name == "address":
+        return f"localhost:{_PORTS[location[-1]]}"
+    value: str | int | float = field.examples[0] if field.examples else field.default
+    return value
