@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from data_owner.artefacts import ArtefactCache, LocalModel, Offer, fetch_offer
 from data_owner.sessions import Answer, Prepared, Sessions
 from radiopaque.certificates import Role, load_identity
+from radiopaque.engine.warm_up import warm_up
 from radiopaque.errors import PlanError
 from radiopaque.files import make_private_directory
 from radiopaque.graph.plan import Plan, Preprocessing
@@ -97,6 +98,7 @@ class Client:
         """The configured model, fetched and checked on first use."""
         if self._model is None:
             offer = self._fetch_offer()
+            warm_up([offer.plan])
             self._model = self._cache.load(
                 offer, self._model_owner, self.setup, self._config.deadline_seconds
             )

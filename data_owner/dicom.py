@@ -5,8 +5,8 @@ are skipped in the file and exist nowhere in this process but in the file's byte
 among them are read as raw bytes, because pydicom quotes values that it finds odd in its warnings.
 
 A file is refused, with a child of :class:`radiopaque.errors.DicomError`, when it has no pixels,
-several frames, fewer pixels than declared, more than 16 bits, a palette, a transfer syntax without a
-decoder, or colour that is not an 8-bit secondary capture.
+several frames, fewer pixels than declared, more than 16 bits, a palette, a transfer syntax without
+a decoder, or colour that is not an 8-bit secondary capture.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ def _check_pixel_format(elements: Elements) -> bool:
     if capture and photometric in _COLOUR and samples == 3 and used == 8:
         return True
     raise DicomError(
-        f"photometric interpretation {photometric}, {samples} sample(s) of {used} bits, is not a grey "
-        "radiograph; send MONOCHROME1 or MONOCHROME2 (8-bit RGB only as secondary capture)"
+        f"photometric interpretation {photometric}, {samples} sample(s) of {used} bits, is not a "
+        "grey radiograph; send MONOCHROME1 or MONOCHROME2 (8-bit RGB only as secondary capture)"
     )
 
 
@@ -307,7 +307,7 @@ def _grey(elements: Elements, stored: NDArray[Any]) -> tuple[NDArray[np.float32]
 
 
 def _modality(elements: Elements, stored: NDArray[Any]) -> tuple[greyscale.Values, float, bool]:
-    """Values after the modality transformation, the least possible one, and whether there was one."""
+    """Values after the modality transformation, the least possible value, whether there was one."""
     values = stored.astype(np.float64)
     used = elements.integer("BitsStored")
     signed = elements.integer("PixelRepresentation") == 1
@@ -324,7 +324,7 @@ def _modality(elements: Elements, stored: NDArray[Any]) -> tuple[greyscale.Value
 
 
 def _padding(elements: Elements, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Where (0028,0120) Pixel Padding Value, up to (0028,0121) Range Limit, says there is no image."""
+    """Where (0028,0120) Pixel Padding Value, up to (0028,0121), says there is no image."""
     signed = elements.integer("PixelRepresentation") == 1
     value = elements.word("PixelPaddingValue", signed)
     if value is None:

@@ -33,7 +33,7 @@ def refusing(problem: str) -> Iterator[None]:
         yield
     except ImageError:
         raise
-    except Exception as error:  # noqa: BLE001 - parsers fed with damaged files raise any type
+    except Exception as error:  # parsers fed with damaged files raise any type
         raise DicomError(f"{problem} ({type(error).__name__}); {EXPORT_AGAIN}") from None
 
 

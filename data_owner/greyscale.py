@@ -1,7 +1,7 @@
 """From stored DICOM values to grey: modality look-up, VOI look-up or window, polarity.
 
-The order is that of DICOM PS3.4 annex N.2: stored value -> modality LUT (PS3.3 C.11.1) -> VOI LUT or
-window (C.11.2) -> polarity (C.7.6.3.1.2). Every function maps float64 [h, w] to float64 [h, w].
+The order is that of DICOM PS3.4 annex N.2: stored value -> modality LUT (PS3.3 C.11.1) -> VOI LUT
+or window (C.11.2) -> polarity (C.7.6.3.1.2). Every function maps float64 [h, w] to float64 [h, w].
 
 Without a VOI LUT or window, data of at most 8 stored bits and no modality transformation keep their
 full range (0..255 becomes 0..1), so that a secondary capture of a JPEG equals the JPEG; everything

@@ -1,7 +1,7 @@
 """Reading an image file as the grey picture that a radiologist would see.
 
-:func:`read_image` looks at the contents, never at the file name: DICOM (see :mod:`.dicom`), PNG with
-8 or 16 bits, JPEG. Sizes are checked on the declared size before anything is decoded.
+:func:`read_image` looks at the contents, not at the file name: DICOM (see :mod:`.dicom`), PNG
+with 8 or 16 bits, JPEG. Sizes are checked on the declared size before anything is decoded.
 
 Nothing here keeps a patient's name, number or dates: :class:`ImageMeta` has the five facts that the
 model card speaks about and no others.
@@ -167,7 +167,7 @@ def _read_with_pillow(data: bytes, kind: Literal["PNG", "JPEG"], max_pixels: int
             pixels = _grey(image)
     except ImageError:
         raise
-    except Exception as error:  # noqa: BLE001 - Pillow raises almost any type on damaged files
+    except Exception as error:  # Pillow raises almost any type on damaged files
         raise ImageError(
             f"the {kind} file is damaged ({type(error).__name__}); export the image again"
         ) from None

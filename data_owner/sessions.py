@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from data_owner.artefacts import LocalModel
 from radiopaque.engine import data_owner as engine
-from radiopaque.errors import SessionStateError, UnknownSessionError
+from radiopaque.errors import SessionError, SessionStateError
 from radiopaque.ledger import DATA_OWNER, Ledger, State
 from radiopaque.prg import KEY_BYTES, SecretKey, new_id
 from radiopaque.ring import RingArray, ring_dtype
-from radiopaque.transport.channel import Counters
+from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.link import Link
 from radiopaque.wire import messages
@@ -124,9 +124,10 @@ class Sessions:
                 raise SessionStateError("no session is prepared for this model; prepare one first")
             try:
                 return self._run(model, bound[0], images)
-            except UnknownSessionError:
-                # the vendor lost or refused this material before the image was masked: take the next
-                self._ledger.burn(bound[0])
+            except _RefusedError as refused:
+                # the vendor does not have this material any more; nothing of the image has left
+                if len(bound) == 1:
+                    raise refused.reason from None
 
     def _run(self, model: LocalModel, session: bytes, images: NDArray[np.floating]) -> Answer:
         plan = model.offer.plan
@@ -142,18 +143,17 @@ class Sessions:
                 _output_mask(model, secret),
             )
             del secret
-            link.receive(0, Kind.READY, 0, 0)
+            _wait_ready(link)
             before = channel.counters.snapshot()
             began = time.perf_counter()
             outputs = run.infer(images, channel)
             finished = time.perf_counter()
-        except BaseException as error:
+        except BaseException:
             self._ledger.burn(session)
-            channel.close(error if isinstance(error, SessionStateError) else None)
+            _close_later(channel)
             raise
         self._ledger.burn(session)
-        # The stream is closed in the background: waiting for the vendor's goodbye helps nobody.
-        threading.Thread(target=channel.close, name="radiopaque-close", daemon=True).start()
+        _close_later(channel)
         online = channel.counters - before
         return Answer(
             session,
@@ -182,6 +182,29 @@ class Sessions:
             key_d=key.key_d.reveal(),
         )
         self._crypto_provider.call("Reserve", request, pb.ReserveReply, counters, self._deadline)
+
+
+class _RefusedError(Exception):
+    """The vendor refused a session before the image was masked."""
+
+    def __init__(self, reason: SessionError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _wait_ready(link: Link) -> None:
+    try:
+        link.receive(0, Kind.READY, 0, 0)
+    except SessionError as error:
+        raise _RefusedError(error) from None
+
+
+def _close_later(channel: Channel) -> None:
+    """End the stream without waiting for the vendor's goodbye, and alike whatever happened:
+
+    what the vendor sees of the end must not depend on the result.
+    """
+    threading.Thread(target=channel.close, name="radiopaque-close", daemon=True).start()
 
 
 def _offline(model: LocalModel, message: engine.OfflineMessage) -> Iterator[pb.PrepareRequest]:
