@@ -1,0 +1,1 @@
+"""Known answers of the protocol; :mod:`tests.vectors.generate` says how they are made."""
