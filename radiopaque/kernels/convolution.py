@@ -33,7 +33,7 @@ class PackedConvolution:
     dtypes are uint32 or uint64, any batch and image size. The weights are copied once, in the
     order in which the kernel reads them; calling the object takes no lock and changes nothing, so
     threads may share it. A call needs, besides its result, a padded copy of one image (of one
-    group's channels) and 256 KiB.
+    group's channels) and at most 256 KiB.
 
     Raises TensorError for other dtypes, for weights that do not match ``spec``, and for numbers
     in ``spec`` that are no window.

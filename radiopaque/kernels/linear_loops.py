@@ -6,8 +6,8 @@ value: time depends on shapes alone, zeros are multiplied like anything else.
 The scheme is that of Goto and van de Geijn, "Anatomy of high-performance matrix multiplication"
 (ACM TOMS 34(3), 2008): the innermost routine keeps a ``ROWS`` by ``columns`` tile of the result in
 vector registers over a whole block of the inner dimension. Compilers do not find that form in
-scalar loops, so :func:`register_tile` is written in LLVM's vector instructions; the rest is plain
-Numba.
+scalar loops, so :func:`add_register_tile` is written in LLVM's vector instructions; the rest is
+plain Numba.
 
 Everything compiled lives in this one module because Numba's disk cache notices changes only in the
 file that a function stands in. Callers check shapes and sizes: nothing here does.
@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.extending import intrinsic
 
@@ -27,7 +27,7 @@ VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") e
 """Width of the machine's vector registers. Numba's cache is keyed by these features too."""
 
 ROWS = 4 if VECTOR_BYTES == 32 else 8
-"""Rows of the register tile: 2 * ROWS accumulators, in 16 registers (AVX2) or 32 (the others)."""
+"""Rows of the register tile: its 2 * ROWS sums fit 16 registers (AVX2) or 32 (AVX-512, NEON)."""
 
 PANEL_BYTES = 2 * VECTOR_BYTES
 """One row of the register tile: two vectors."""
@@ -37,7 +37,6 @@ DEPTH = 256
 
 PANELS = 8
 """Panels gathered at once; with DEPTH rows they fill a quarter of a 1 MiB second-level cache."""
-
 
 INDEX = ir.IntType(types.intp.bitwidth)
 
@@ -234,19 +233,9 @@ def add_product(left, right, depth, out):  # type: ignore[no-untyped-def]
         for j in range(0, n, columns):
             right_start = j * depth + start * columns
             for i in range(0, m, ROWS):
-                left_start = start * padded + i * block
+                left_start, at = start * padded + i * block, i * n + j
                 _add_product(
-                    left,
-                    left_start,
-                    right,
-                    right_start,
-                    block,
-                    flat,
-                    i * n + j,
-                    n,
-                    m - i,
-                    n - j,
-                    spare,
+                    left, left_start, right, right_start, block, flat, at, n, m - i, n - j, spare
                 )
 
 
