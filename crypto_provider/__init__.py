@@ -1,1 +1,1 @@
-"""The crypto provider (trusted dealer): deals correlated randomness, sees no image and no weight."""
+"""The crypto provider (dealer): deals correlated randomness, sees no image and no weight."""

@@ -93,7 +93,9 @@ def _download(offer: Offer, size: int, peer: Peer, counters: Counters, deadline:
         if chunk.offset != len(data):
             raise MessageOrderError("the masked weights arrived out of order; fetch them again")
         if len(data) + len(chunk.data) > size:
-            raise MessageSizeError(f"the masked weights are longer than the {size} bytes of the plan")
+            raise MessageSizeError(
+                f"the masked weights are longer than the {size} bytes of the plan"
+            )
         data += chunk.data
     if weights_digest(bytes(data)) != offer.weights_digest:
         raise PlanDigestError("the masked weights do not have the stated digest; fetch them again")

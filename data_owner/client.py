@@ -31,7 +31,7 @@ Progress = Callable[[str], None]
 
 
 class Client:
-    """One clinic's connection to its vendor and its crypto provider. Use it as a context manager."""
+    """One clinic's connection to its vendor and crypto provider. Use it as a context manager."""
 
     def __init__(self, config: DataOwnerConfig) -> None:
         identity = load_identity(
@@ -124,7 +124,7 @@ class Client:
         return [self._sessions.prepare(model) for _ in range(count)]
 
     def infer_tensor(self, images: NDArray[np.floating]) -> Answer:
-        """One inference on a preprocessed tensor of the plan's shape; prepares a session if needed."""
+        """One inference on a preprocessed tensor of the plan's shape; prepares if needed."""
         model = self.model()
         if not self._sessions.stock(model):
             self._sessions.prepare(model)

@@ -12,7 +12,7 @@ from radiopaque.graph.plan import Task
 
 
 def probabilities(logits: NDArray[np.float64], task: Task) -> NDArray[np.float64]:
-    """Softmax or sigmoid over the last axis, same shape; empty for raw outputs. Local to the clinic."""
+    """Softmax or sigmoid over the last axis, same shape; empty for raw outputs."""
     if task == "multiclass":
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))

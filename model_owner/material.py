@@ -2,7 +2,8 @@
 
 Payloads are appended in the order in which they arrive, each sealed with AES-256-GCM under a key
 that only the ledger holds; the nonce is the payload's position, the session id and the message kind
-are authenticated. Erasing the key from the ledger makes the file unreadable, whatever the disk keeps.
+are authenticated. Erasing the key from the ledger makes the file unreadable, whatever the disk
+keeps.
 """
 
 from __future__ import annotations
@@ -54,9 +55,7 @@ class MaterialStore:
             regions[kind] = assemble(plan, kind, payloads)
         return Material(regions[Kind.CORRECTION], regions[Kind.OFFLINE])
 
-    def _payloads(
-        self, plan: Plan, session: bytes, kind: Kind, key: SecretKey
-    ) -> Iterator[Raw]:
+    def _payloads(self, plan: Plan, session: bytes, kind: Kind, key: SecretKey) -> Iterator[Raw]:
         cipher = AESGCM(key.reveal())
         path = self._path(session, kind)
         position = 0
@@ -65,9 +64,7 @@ class MaterialStore:
                 for size in region_sizes(plan, kind).values():
                     for _, piece in payload_pieces(size):
                         sealed = file.read(piece.stop - piece.start + _TAG_BYTES)
-                        plain = cipher.decrypt(
-                            _nonce(position), sealed, _associated(session, kind)
-                        )
+                        plain = cipher.decrypt(_nonce(position), sealed, _associated(session, kind))
                         position += 1
                         yield np.frombuffer(plain, np.uint8)
         except (OSError, InvalidTag) as error:
@@ -123,9 +120,7 @@ class MaterialWriter:
     def accept(self, frame: Frame) -> None:
         """Check that this frame is due and append it. Raises ProtocolError or StoreError."""
         payload = self._reader.accept(frame)
-        sealed = self._cipher.encrypt(
-            _nonce(self._position), memoryview(payload), self._associated
-        )
+        sealed = self._cipher.encrypt(_nonce(self._position), payload.data, self._associated)
         self._position += 1
         try:
             self._file.write(sealed)

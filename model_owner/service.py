@@ -242,8 +242,10 @@ class ModelOwner:
         finally:
             fetching.join()
         for failure in failures:
-            raise failure if isinstance(failure, RadiopaqueError) else RuntimeError(
-                "fetching corrections failed"
+            raise (
+                failure
+                if isinstance(failure, RadiopaqueError)
+                else RuntimeError("fetching corrections failed")
             ) from failure
         return pb.PrepareReply(
             crypto_provider_to_model_owner_bytes=counters.received_bytes,

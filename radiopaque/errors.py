@@ -86,7 +86,8 @@ class UnsupportedModelError(ModelError):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
-        super().__init__(f"this model cannot be compiled, {len(self.problems)} problem(s):\n{lines}")
+        count = len(self.problems)
+        super().__init__(f"this model cannot be compiled, {count} problem(s):\n{lines}")
 
 
 class InvalidWeightsError(ModelError):

@@ -61,7 +61,9 @@ class SecretKey:
     def reveal(self) -> bytes:
         """The key's bytes, for the wire or the ledger. Raises SessionStateError once erased."""
         if self._material is None:
-            raise SessionStateError("this key was erased after its only use; prepare another session")
+            raise SessionStateError(
+                "this key was erased after its only use; prepare another session"
+            )
         return bytes(self._material)
 
     def erase(self) -> None:
@@ -119,7 +121,7 @@ class Streams:
             raise OverflowError(f"stream {quantity!r} of gate {gate} would need {size} bytes")
         out = np.empty(shape, word)
         if size:
-            self._fill(gate, quantity, memoryview(out.reshape(-1).view(np.uint8)))
+            self._fill(gate, quantity, out.reshape(-1).view(np.uint8).data)
         return out.astype(np.dtype(dtype), copy=False)
 
     def _fill(self, gate: int, quantity: str, out: memoryview) -> None:

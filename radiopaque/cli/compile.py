@@ -24,12 +24,14 @@ def _compile(
     ring: int = typer.Option(32, help="Bits of the ring: 32 or 64."),
     batch: int = typer.Option(1, min=1, help="Images in one inference."),
     margin: float = typer.Option(4.0, min=1.0, help="Headroom over the calibrated ranges."),
-    output_bits: int = typer.Option(16, min=1, max=48, help="Bits of each output that are revealed."),
+    output_bits: int = typer.Option(
+        16, min=1, max=48, help="Bits of each output that are revealed."
+    ),
     name: str | None = typer.Option(None, help="Name (default: the manifest's or the file's)."),
     version: str | None = typer.Option(None, help="Version (default: the manifest's, or 1)."),
     as_json: bool = typer.Option(False, "--json", help="Print the report as one JSON object."),
 ) -> None:
-    """Compile a model. The plan is public; weights.bin holds the weights and a key: keep it private."""
+    """Compile a model. The plan is public; weights.bin holds the weights and a key: keep it."""
     from radiopaque.cli.reports import cost_dict, print_cost
     from radiopaque.engine.weights_file import write_compiled
     from radiopaque.graph.compile import compile_model
@@ -66,4 +68,6 @@ def _compile(
     console = Console()
     print_report(compiled.report, console)
     print_cost(compiled.plan, console)
-    console.print(f"plan {stored.key.id.plan_digest.hex()[:16]} written to {output}", highlight=False)
+    console.print(
+        f"plan {stored.key.id.plan_digest.hex()[:16]} written to {output}", highlight=False
+    )

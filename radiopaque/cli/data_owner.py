@@ -83,7 +83,10 @@ def _prepare(
 
 
 def _models(config: Path = _CONFIG, as_json: bool = _JSON) -> None:
-    """List what the vendor offers. With --json: {"models": [{"name", "version", "plan_digest"}]}."""
+    """List what the vendor offers.
+
+    With --json: {"models": [{"name", "version", "plan_digest"}]}.
+    """
     with _client(config) as client:
         models = client.models()
     if as_json:

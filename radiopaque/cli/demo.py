@@ -1,4 +1,4 @@
-"""``radiopaque demo``: three real processes, one real X-ray, the result beside the plaintext one."""
+"""``radiopaque demo``: three real processes, one real X-ray, the plaintext result beside it."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def _show(result: dict[str, Any]) -> None:
     for link, size in offline.items():
         console.print(f"         {link.replace('_', ' '):<36} {_mb(size):>12}", highlight=False)
     setup = sum(result["setup_bytes"].values())
-    console.print(f"setup    {_mb(setup)} once per model (plan and masked weights)\n", highlight=False)
+    console.print(
+        f"setup    {_mb(setup)} once per model (plan and masked weights)\n", highlight=False
+    )
     for warning in result["warnings"]:
         console.print(f"[yellow]warning: {warning}[/yellow]", highlight=False)
     console.print(

@@ -1,4 +1,4 @@
-"""The demo's doing: certificates, compiling, three processes, the comparison; everything stopped after."""
+"""What the demo does: certificates, compiling, three processes, the comparison."""
 
 from __future__ import annotations
 
@@ -125,9 +125,7 @@ def _hosted_name(compiled: Path) -> str:
 
 
 def _tls(files: CertificateFiles) -> str:
-    return (
-        f'[tls]\ncertificate = "{files.certificate}"\nkey = "{files.key}"\nca = "{files.ca}"\n'
-    )
+    return f'[tls]\ncertificate = "{files.certificate}"\nkey = "{files.key}"\nca = "{files.ca}"\n'
 
 
 def _serve(
@@ -194,5 +192,3 @@ def _stop(processes: list[subprocess.Popen[str]]) -> None:
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-

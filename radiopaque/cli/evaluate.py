@@ -58,9 +58,7 @@ def _evaluate(
             secure.append(deployment.infer(tensor).outputs.reshape(-1))
             plain.append(plaintext(tensor).reshape(-1))
             advance()
-    summary = summarise(
-        np.array(secure), np.array(plain), truth.of(files), compiled.plan.task
-    )
+    summary = summarise(np.array(secure), np.array(plain), truth.of(files), compiled.plan.task)
     result = {"model": compiled.plan.name, "ring_bits": ring, **summary}
     if as_json:
         print(json.dumps(result))

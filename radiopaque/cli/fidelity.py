@@ -25,9 +25,7 @@ def plaintext_session(onnx: Path, threads: int = 1) -> Callable[[NDArray[np.floa
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(onnx), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(tensor: NDArray[np.float32]) -> Logits:

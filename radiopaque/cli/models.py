@@ -1,4 +1,4 @@
-"""Finding a model and its manifest, and the images of a folder: shared by compile, calibrate, evaluate."""
+"""Finding a model with its manifest, and the images of a folder."""
 
 from __future__ import annotations
 

@@ -46,9 +46,7 @@ class ArtefactKey:
 
 def weight_masks(plan: Plan, artefact: ArtefactKey) -> dict[int, RingArray]:
     """B of every linear gate, by gate."""
-    streams = Streams(
-        artefact.key_b, artefact.id.plan_digest, artefact.id.artefact, "artefact"
-    )
+    streams = Streams(artefact.key_b, artefact.id.plan_digest, artefact.id.artefact, "artefact")
     dtype = ring_dtype(plan.ring_bits)
     return {
         gate: streams.words(gate, "weights", shape, dtype) for gate, shape in plan.weight_shapes()
@@ -72,9 +70,9 @@ def mask_weights(plan: Plan, weights: Weights, artefact: ArtefactKey) -> bytes:
 
 def masked_weights_size(plan: Plan) -> int:
     """Bytes of F."""
-    return sum(
-        int(np.prod(shape, dtype=np.int64)) for _, shape in plan.weight_shapes()
-    ) * (plan.ring_bits // 8)
+    return sum(int(np.prod(shape, dtype=np.int64)) for _, shape in plan.weight_shapes()) * (
+        plan.ring_bits // 8
+    )
 
 
 @dataclass(frozen=True)
@@ -114,5 +112,10 @@ def binding_digest(artefact: ArtefactId, masked_weights_digest: bytes) -> bytes:
     Two offline messages of one session under F1 and F2 would differ by (F2 - F1) * A, and A unmasks
     the image; so the data owner stores this digest durably before it sends the only one.
     """
-    parts = (b"radiopaque/1 binding", artefact.plan_digest, artefact.artefact, masked_weights_digest)
+    parts = (
+        b"radiopaque/1 binding",
+        artefact.plan_digest,
+        artefact.artefact,
+        masked_weights_digest,
+    )
     return hashlib.sha256(b"".join(len(p).to_bytes(2, "big") + p for p in parts)).digest()

@@ -54,6 +54,9 @@ def deal(inputs: DealInputs) -> Iterator[Frame]:
             del masks[value]
         if dealt.corrections:
             region = np.concatenate(
-                [np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in dealt.corrections]
+                [
+                    np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+                    for part in dealt.corrections
+                ]
             )
             yield from region_frames(session, site.number, Kind.CORRECTION, region)

@@ -6,6 +6,7 @@ The same gates, kernels, messages and counters as over the network; only the pro
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from radiopaque.engine import artefact as artefacts
 from radiopaque.engine import crypto_provider, data_owner, model_owner
 from radiopaque.engine.material import RegionReader, assemble
+from radiopaque.gates.base import Raw
 from radiopaque.graph.plan import Plan, plan_digest
 from radiopaque.graph.weights import Weights
 from radiopaque.prg import SecretKey, new_id
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.memory import connect
-from radiopaque.wire.frames import Kind
+from radiopaque.wire.frames import Frame, Kind
 from radiopaque.wire.plans import encode_plan
 
 
@@ -79,7 +81,7 @@ def infer(plan: Plan, weights: Weights, images: NDArray[np.floating]) -> LocalRe
     return LocalDeployment(plan, weights).infer(images)
 
 
-def _assemble(plan, session, kind, frames):  # type: ignore[no-untyped-def]
+def _assemble(plan: Plan, session: bytes, kind: Kind, frames: Iterator[Frame]) -> dict[int, Raw]:
     reader = RegionReader(plan, session, kind)
     regions = assemble(plan, kind, (reader.accept(frame) for frame in frames))
     reader.finish()

@@ -34,7 +34,7 @@ def region_sizes(plan: Plan, kind: Kind) -> dict[int, int]:
 def region_frames(session: bytes, gate: int, kind: Kind, region: Raw) -> Iterator[Frame]:
     """The frames of one region."""
     for block, piece in payload_pieces(region.size):
-        yield Frame(session, gate, kind, block, memoryview(region[piece]))
+        yield Frame(session, gate, kind, block, region[piece].data)
 
 
 class RegionReader:

@@ -49,7 +49,12 @@ class ModelOwnerRun:
     """
 
     def __init__(
-        self, model: Model, artefact: ArtefactId, session: bytes, key_o: SecretKey, material: Material
+        self,
+        model: Model,
+        artefact: ArtefactId,
+        session: bytes,
+        key_o: SecretKey,
+        material: Material,
     ) -> None:
         self._model = model
         self._session = session
@@ -66,9 +71,7 @@ class ModelOwnerRun:
     def run(self, channel: Channel) -> None:
         """Serve the online phase. ProtocolError and TransportError end the session."""
         plan = self._model.plan
-        context = Evaluating(
-            Link(channel, self._session), self._model.maps, self._model.constants
-        )
+        context = Evaluating(Link(channel, self._session), self._model.maps, self._model.constants)
         values: dict[int, RingArray] = {}
         freed = plan.last_uses()
         for site in sites(plan):

@@ -62,7 +62,7 @@ def read_compiled(directory: Path) -> CompiledModel:
     data = _read(directory / WEIGHTS_FILE, expected)
     if len(data) != expected or not data.startswith(MAGIC):
         raise WeightsFileError(
-            f"{directory / WEIGHTS_FILE} has {len(data)} bytes, this plan's weights take {expected}; "
+            f"{directory / WEIGHTS_FILE} has {len(data)} bytes, this plan takes {expected}; "
             "compile the model again"
         )
     body, stated = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
@@ -79,7 +79,10 @@ def read_compiled(directory: Path) -> CompiledModel:
     linear, used = _split(words, plan.weight_shapes(), plan)
     constants, _ = _split(words[used:], plan.constant_shapes(), plan)
     return CompiledModel(
-        plan, plan_bytes, Weights(linear, constants), ArtefactKey(ArtefactId(digest, artefact), key_b)
+        plan,
+        plan_bytes,
+        Weights(linear, constants),
+        ArtefactKey(ArtefactId(digest, artefact), key_b),
     )
 
 

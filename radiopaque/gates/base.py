@@ -124,7 +124,7 @@ class Evaluating:
 
 @dataclass(frozen=True)
 class Dealt:
-    """Result of dealing one gate: the output's mask where known, and what the model owner gets."""
+    """Result of dealing one gate: the output's mask where known, the model owner's corrections."""
 
     mask: RingArray | None
     corrections: Sequence[NDArray[Any]] = field(default=(), repr=False)
@@ -132,7 +132,7 @@ class Dealt:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Result of preparing one gate: the output's mask and the offline message to the model owner."""
+    """Result of preparing one gate: the output's mask, the offline message to the model owner."""
 
     mask: RingArray = field(repr=False)
     message: Raw | None = field(default=None, repr=False)
@@ -145,9 +145,7 @@ class Gate:
         """Payload bytes, round trips and work of this gate."""
         return GateCost()
 
-    def deal(
-        self, context: Dealing, site: Site, masks: Sequence[RingArray | None]
-    ) -> Dealt:
+    def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
         """Crypto provider, offline. ``masks`` are its inputs' masks, None where it knows none."""
         raise NotImplementedError
 
@@ -163,7 +161,7 @@ class Gate:
         """Data owner, online."""
 
     def load_evaluate(self, streams: Streams, site: Site, corrections: Raw, offline: Raw) -> Any:
-        """Model owner, before the image: bring stored material into the form for :meth:`evaluate`."""
+        """Model owner, before the image: bring stored material into form for :meth:`evaluate`."""
         return None
 
     def evaluate(

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-
 from radiopaque.errors import PlanError
 from radiopaque.gates.base import (
     Dealing,
@@ -87,5 +86,3 @@ def _multiply_adds(site: Site) -> int:
     if isinstance(gate, MatrixProduct):
         return site.step.size * site.operands[0].shape[-1]
     return site.step.size
-
-

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from radiopaque.graph.plan import Convolution, Linear, MatrixProduct, Plan
-from radiopaque.kernels.convolution import PackedConvolution
-from radiopaque.kernels.convolution import PackedMatrix
+from radiopaque.kernels.convolution import PackedConvolution, PackedMatrix
 from radiopaque.ring import RingArray
 
 LinearMap = Callable[[RingArray], RingArray]

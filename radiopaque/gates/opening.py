@@ -10,8 +10,6 @@ Source: PROTOCOL section 5. Leaks: nothing; r is uniform in exactly the ring of 
 
 from __future__ import annotations
 
-import numpy as np
-
 from radiopaque.gates.base import Raw, Site
 from radiopaque.kernels.bits import pack, packed_size, unpack
 from radiopaque.prg import Streams
@@ -36,4 +34,5 @@ def delta_message(streams: Streams, site: Site, mask: RingArray, opened_bits: in
 def opening_offset(streams: Streams, site: Site, message: Raw, opened_bits: int) -> RingArray:
     """Model owner: delta + r_O, which turns h into y^; ring words [size]."""
     delta = unpack(message, site.step.size, opened_bits, site.dtype)
-    return np.add(delta, opening_mask(streams, site))
+    offset: RingArray = delta + opening_mask(streams, site)
+    return offset

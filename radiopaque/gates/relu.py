@@ -75,7 +75,7 @@ class Window:
 
     @property
     def opening_bytes(self) -> int:
-        """Bytes an element of the OPENING message: alpha and the level-1 bits, always whole bytes."""
+        """Bytes an element of the OPENING message (alpha and level-1 bits): always whole bytes."""
         return (self.compared_bits + 1 + self.level1_words) // 8
 
     @property
@@ -156,9 +156,7 @@ class ReluGate(Gate):
         message = delta_message(context.streams, site, masks[0], Window.of(site).opened_bits)
         return Prepared(fresh_mask(context.streams, site), message)
 
-    def load_answer(
-        self, streams: Streams, site: Site, output_mask: RingArray
-    ) -> _DataOwnerState:
+    def load_answer(self, streams: Streams, site: Site, output_mask: RingArray) -> _DataOwnerState:
         window = Window.of(site)
         return _DataOwnerState(
             _selection_mask(streams, site),
@@ -176,9 +174,7 @@ class ReluGate(Gate):
         for block, piece in site.blocks():
             length = piece.stop - piece.start
             # 1, 2: the opening comes in, the selection goes out
-            opening = link.receive(
-                site.number, Kind.OPENING, block, length * window.opening_bytes
-            )
+            opening = link.receive(site.number, Kind.OPENING, block, length * window.opening_bytes)
             reply = np.empty(length, np.uint16)
             kernels.select_comparison(
                 opening,
@@ -273,9 +269,7 @@ class ReluGate(Gate):
         for block, piece in site.blocks():
             # 4: own share of z plus the data owner's, less its fresh mask
             length = piece.stop - piece.start
-            other = link.receive_words(
-                site.number, Kind.RERANDOMISED, block, length, site.dtype
-            )
+            other = link.receive_words(site.number, Kind.RERANDOMISED, block, length, site.dtype)
             kernels.finish_comparison(
                 masked[piece],
                 opened[piece],

@@ -48,7 +48,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Convolution:
-    """Two-dimensional convolution of [n, c, h, w] with secret weights [out_channels, c/groups, kh, kw].
+    """Convolution of [n, c, h, w] with secret weights [out_channels, c/groups, kh, kw].
 
     Zero padding; ``pads`` is (top, left, bottom, right). Source: PROTOCOL section 4.
     """
@@ -77,14 +77,14 @@ class Multiply:
 
 @dataclass(frozen=True)
 class AddConstant:
-    """Adds a secret constant, broadcast to the input's shape. The model owner alone adds it."""
+    """Adds a secret constant, broadcast to the input's shape; the model owner adds it."""
 
     constant_shape: Shape
 
 
 @dataclass(frozen=True)
 class Combine:
-    """Sum of inputs of one shape with public integer coefficients: addition, subtraction, shifts."""
+    """Sum of inputs of one shape with public integer coefficients: adds, subtracts, shifts."""
 
     coefficients: tuple[int, ...]
 
@@ -103,7 +103,7 @@ class Transpose:
 
 @dataclass(frozen=True)
 class Slice:
-    """Element ``j`` along an axis is element ``start + j * stride`` of the input; shape from the step."""
+    """Element ``j`` of an axis is element ``start + j * stride`` of the input."""
 
     starts: tuple[int, ...]
     strides: tuple[int, ...]
@@ -142,7 +142,7 @@ class WindowSum:
 
 @dataclass(frozen=True)
 class Remask:
-    """Replaces a mask that the crypto provider does not know by a fresh one; offline, free online."""
+    """Replaces a mask that the crypto provider does not know by a fresh one; free online."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Truncate:
 
 @dataclass(frozen=True)
 class Relu:
-    """``max(y, 0) >> shift`` for |y| < 2**(opened_bits - 1), stochastically rounded. Two round trips."""
+    """``max(y, 0) >> shift``, |y| < 2**(opened_bits - 1), stochastically rounded; 2 round trips."""
 
     opened_bits: int
     shift: int
@@ -259,7 +259,7 @@ class IntendedUse:
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled model without its weights. Public: the architecture and the scales are no secret."""
+    """A compiled model without its weights. Public: architecture and scales are no secret."""
 
     ring_bits: int
     name: str

@@ -17,6 +17,9 @@ MAX_STEPS = 20_000
 MAX_ELEMENTS = 1 << 28
 """Largest value; a plan that asks for more is refused before memory is taken."""
 MAX_TOTAL_ELEMENTS = 1 << 33
+"""All values and weights of a plan together."""
+MAX_MULTIPLY_ADDS = 1 << 42
+"""Work of a plan, a few minutes on one core: whoever serves it must be able to finish."""
 MAX_RANK = 8
 COMPARED_BITS = (18, 24, 30)
 """Windows of the comparison: 3, 4 or 5 chunks of 6 bits."""
@@ -33,15 +36,21 @@ def validate_plan(plan: p.Plan) -> None:
         raise PlanError("step 0 must be the input")
     if not isinstance(plan.steps[-1].gate, p.Output):
         raise PlanError("the last step must be the output")
-    total = 0
+    total = work = 0
     for number, step in enumerate(plan.steps):
         try:
             _check_step(plan, number, step)
         except PlanError as error:
             raise PlanError(f"step {number} ({type(step.gate).__name__}): {error}") from None
         total += step.size
+        work += _multiply_adds(plan, step)
+    total += sum(prod(shape) for _, shape in plan.weight_shapes())
     if total > MAX_TOTAL_ELEMENTS:
-        raise PlanError(f"the plan's values have {total} elements, over {MAX_TOTAL_ELEMENTS}")
+        raise PlanError(
+            f"the plan's values and weights have {total} elements, over {MAX_TOTAL_ELEMENTS}"
+        )
+    if work > MAX_MULTIPLY_ADDS:
+        raise PlanError(f"the plan takes {work} multiply-adds, over {MAX_MULTIPLY_ADDS}")
     known = plan.dealer_knows()
     for number, step in enumerate(plan.steps):
         if isinstance(step.gate, p.LINEAR_GATES) and not known[step.inputs[0]]:
@@ -53,6 +62,19 @@ def validate_plan(plan: p.Plan) -> None:
         _check_preprocessing(plan, plan.preprocessing)
 
 
+def _multiply_adds(plan: p.Plan, step: p.Step) -> int:
+    """Ring products and sums that a party spends on one step."""
+    gate = step.gate
+    if isinstance(gate, p.WindowSum):
+        return step.size * prod(gate.kernel)
+    if isinstance(gate, p.Convolution):
+        channels = plan.steps[step.inputs[0]].shape[1] // gate.groups
+        return step.size * prod(gate.kernel) * channels
+    if isinstance(gate, p.MatrixProduct):
+        return step.size * plan.steps[step.inputs[0]].shape[-1]
+    return step.size * len(step.inputs)
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise PlanError(message)
@@ -61,16 +83,20 @@ def _require(condition: bool, message: str) -> None:
 def _check_step(plan: p.Plan, number: int, step: p.Step) -> None:
     gate = step.gate
     _require(len(step.shape) <= MAX_RANK, f"rank {len(step.shape)} is over {MAX_RANK}")
-    _require(all(0 < d <= MAX_ELEMENTS for d in step.shape), f"shape {list(step.shape)} is empty or too large")
-    _require(step.size <= MAX_ELEMENTS, f"{step.size} elements are over {MAX_ELEMENTS}")
-    _require(step.fraction_bits <= MAX_FRACTION_BITS, f"{step.fraction_bits} fraction bits are too many")
-    _require(0 < step.divisor < 1 << 32, f"divisor {step.divisor} is out of range")
-    _require(step.limit < 1 << 63, f"limit {step.limit} is out of range")
-    _require(all(i < number for i in step.inputs), "inputs must be earlier steps")
-    operands = [plan.steps[i] for i in step.inputs]
     _require(
-        not any(isinstance(o.gate, p.Output) for o in operands), "the output is not a value"
+        all(0 < d <= MAX_ELEMENTS for d in step.shape),
+        f"shape {list(step.shape)} is empty or too large",
     )
+    _require(step.size <= MAX_ELEMENTS, f"{step.size} elements are over {MAX_ELEMENTS}")
+    _require(
+        0 <= step.fraction_bits <= MAX_FRACTION_BITS,
+        f"{step.fraction_bits} fraction bits are not in 0 to {MAX_FRACTION_BITS}",
+    )
+    _require(0 < step.divisor < 1 << 32, f"divisor {step.divisor} is out of range")
+    _require(0 <= step.limit < 1 << 63, f"limit {step.limit} is out of range")
+    _require(all(0 <= i < number for i in step.inputs), "inputs must be earlier steps")
+    operands = [plan.steps[i] for i in step.inputs]
+    _require(not any(isinstance(o.gate, p.Output) for o in operands), "the output is not a value")
     many = isinstance(gate, p.Combine | p.Concatenate)
     wanted = 0 if isinstance(gate, p.Input) else 1
     _require(
@@ -81,14 +107,13 @@ def _check_step(plan: p.Plan, number: int, step: p.Step) -> None:
     if isinstance(gate, p.Output):
         _require(number == len(plan.steps) - 1, "the output is the last step")
     expected = _expected_shape(gate, step, [o.shape for o in operands])
-    _require(
-        expected == step.shape, f"shape {list(step.shape)} should be {list(expected)}"
-    )
+    _require(expected == step.shape, f"shape {list(step.shape)} should be {list(expected)}")
     _check_window(plan, step, operands)
 
 
 def _expected_shape(gate: p.Gate, step: p.Step, inputs: Sequence[p.Shape]) -> p.Shape:
     if isinstance(gate, p.Input):
+        _require(len(step.shape) >= 1, "the input's first axis is the batch")
         return step.shape
     first = inputs[0]
     if isinstance(gate, p.Convolution):
@@ -99,6 +124,8 @@ def _expected_shape(gate: p.Gate, step: p.Step, inputs: Sequence[p.Shape]) -> p.
     if isinstance(gate, p.MatrixProduct):
         _require(len(first) >= 1, "a matrix product takes at least one axis")
         _require(0 < gate.columns <= p.MAX_DIMENSION, "columns out of range")
+        weights = first[-1] * gate.columns
+        _require(weights <= MAX_ELEMENTS, f"{weights} weights are over {MAX_ELEMENTS}")
         return (*first[:-1], gate.columns)
     if isinstance(gate, p.Multiply | p.AddConstant):
         shape = gate.weight_shape if isinstance(gate, p.Multiply) else gate.constant_shape
@@ -106,6 +133,7 @@ def _expected_shape(gate: p.Gate, step: p.Step, inputs: Sequence[p.Shape]) -> p.
         return first
     if isinstance(gate, p.Combine):
         _require(len(gate.coefficients) == len(inputs), "one coefficient an input")
+        _require(all(map(_is_int64, gate.coefficients)), "a coefficient exceeds 64 bits")
         _require(all(shape == first for shape in inputs), "inputs differ in shape")
         return first
     if isinstance(gate, p.Reshape):
@@ -118,6 +146,8 @@ def _expected_shape(gate: p.Gate, step: p.Step, inputs: Sequence[p.Shape]) -> p.
         return _slice_shape(gate, step, first)
     if isinstance(gate, p.Pad):
         _require(len(gate.before) == len(gate.after) == len(first), "one padding an axis")
+        _require(min(0, *gate.before, *gate.after) == 0, "padding must not be negative")
+        _require(_is_int64(gate.value), "the padding's value exceeds 64 bits")
         return tuple(b + d + a for b, d, a in zip(gate.before, first, gate.after, strict=True))
     if isinstance(gate, p.Concatenate):
         return _concatenated_shape(gate, inputs)
@@ -127,9 +157,7 @@ def _expected_shape(gate: p.Gate, step: p.Step, inputs: Sequence[p.Shape]) -> p.
     return first
 
 
-def _window_shape(
-    gate: p.Convolution | p.WindowSum, size: Sequence[int]
-) -> tuple[int, int]:
+def _window_shape(gate: p.Convolution | p.WindowSum, size: Sequence[int]) -> tuple[int, int]:
     _require(
         len(gate.kernel) == len(gate.strides) == len(gate.dilations) == 2 and len(gate.pads) == 4,
         "kernel, strides, dilations take 2 numbers, pads 4",
@@ -139,8 +167,9 @@ def _window_shape(
     out = []
     for axis in range(2):
         span = (gate.kernel[axis] - 1) * gate.dilations[axis] + 1
-        room = size[axis] + gate.pads[axis] + gate.pads[axis + 2]
-        _require(max(gate.pads[axis], gate.pads[axis + 2]) < p.MAX_DIMENSION, "pads out of range")
+        pads = gate.pads[axis], gate.pads[axis + 2]
+        _require(all(0 <= pad < p.MAX_DIMENSION for pad in pads), "pads out of range")
+        room = size[axis] + sum(pads)
         _require(room >= span, f"window of {span} does not fit {room} positions")
         out.append((room - span) // gate.strides[axis] + 1)
     return out[0], out[1]
@@ -168,7 +197,7 @@ def _slice_shape(gate: p.Slice, step: p.Step, first: p.Shape) -> p.Shape:
         gate.starts, gate.strides, step.shape, first, strict=True
     ):
         _require(
-            stride > 0 and start + (count - 1) * stride < size,
+            start >= 0 and stride > 0 and start + (count - 1) * stride < size,
             f"{count} elements from {start} in steps of {stride} exceed {size}",
         )
     return step.shape
@@ -176,7 +205,7 @@ def _slice_shape(gate: p.Slice, step: p.Step, first: p.Shape) -> p.Shape:
 
 def _concatenated_shape(gate: p.Concatenate, inputs: Sequence[p.Shape]) -> p.Shape:
     first = inputs[0]
-    _require(gate.axis < len(first), "axis out of range")
+    _require(0 <= gate.axis < len(first), "axis out of range")
     rest = [(*s[: gate.axis], *s[gate.axis + 1 :]) for s in inputs]
     _require(
         all(len(s) == len(first) for s in inputs) and all(r == rest[0] for r in rest),
@@ -184,6 +213,10 @@ def _concatenated_shape(gate: p.Concatenate, inputs: Sequence[p.Shape]) -> p.Sha
     )
     joined = sum(s[gate.axis] for s in inputs)
     return (*first[: gate.axis], joined, *first[gate.axis + 1 :])
+
+
+def _is_int64(value: int) -> bool:
+    return -(1 << 63) <= value < 1 << 63
 
 
 def _broadcasts(shape: p.Shape, target: p.Shape) -> bool:
@@ -205,14 +238,17 @@ def _check_window(plan: p.Plan, step: p.Step, operands: Sequence[p.Step]) -> Non
     if isinstance(gate, p.Output):
         _require(1 <= gate.bits <= 63, f"{gate.bits} output bits are not in 1 to 63")
         top = gate.position + gate.bits
-        _require(top <= plan.ring_bits, f"output bits up to {top} exceed the ring")
-        # values up to 2**(top-1) - 1, less the half unit that the data owner adds back
         _require(
-            limit < 1 << (top - 1), f"limit {limit} exceeds the output window 2**{top - 1}"
+            gate.position >= 0 and top <= plan.ring_bits,
+            f"output bits {gate.position} to {top} exceed the ring",
         )
+        # the result is up to half a unit above the value and must not reach the sign bit
+        allowed = (1 << (top - 1)) - 1 - (1 << gate.position >> 1)
+        _require(limit <= allowed, f"limit {limit} exceeds the output window {allowed}")
         return
     bits, shift = gate.opened_bits, gate.shift
     _require(bits <= plan.ring_bits, f"{bits} opened bits exceed the ring's {plan.ring_bits}")
+    _require(shift >= 0, f"shift {shift} is negative")
     if isinstance(gate, p.Relu):
         _require(
             gate.compared_bits in COMPARED_BITS,
@@ -240,7 +276,7 @@ def _check_preprocessing(plan: p.Plan, spec: p.Preprocessing) -> None:
         )
     if len(spec.mean) != spec.channels or len(spec.std) != spec.channels:
         raise PlanError("preprocessing needs one mean and one std a channel")
-    if not all(s > 0 for s in spec.std) or not all(abs(m) < 1e6 for m in spec.mean):
+    if not all(0 < s < 1e6 for s in spec.std) or not all(abs(m) < 1e6 for m in spec.mean):
         raise PlanError("preprocessing mean or std is out of range")
     if spec.resize not in ("stretch", "fit", "crop"):
         raise PlanError(f"unknown resize {spec.resize!r}")

@@ -38,8 +38,21 @@ def tie_break_table(chunks: int) -> NDArray[np.uint32]:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
 def deal_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
-    r_d, r_o, mu_d, mu_o, rho_d, rho_o, level1_d, level2_d, products_d, tie_break, opened_bits, shift,
-    level1, level2, products,
+    r_d,
+    r_o,
+    mu_d,
+    mu_o,
+    rho_d,
+    rho_o,
+    level1_d,
+    level2_d,
+    products_d,
+    tie_break,
+    opened_bits,
+    shift,
+    level1,
+    level2,
+    products,
 ):
     """What the crypto provider sends: the model owner's halves of tables and products."""
     one = _U(1)
@@ -67,16 +80,20 @@ def deal_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
             table = np.uint32(tie_break[_U(word) ^ high])
             if mu & _U(1):
                 table = np.uint32((table & np.uint32(0x55555555)) << np.uint32(1)) | np.uint32(
-                    (table >> np.uint32(1)) & np.uint32(0x55555555))
+                    (table >> np.uint32(1)) & np.uint32(0x55555555)
+                )
             if mu & _U(2):
                 table = np.uint32((table & np.uint32(0x33333333)) << np.uint32(2)) | np.uint32(
-                    (table >> np.uint32(2)) & np.uint32(0x33333333))
+                    (table >> np.uint32(2)) & np.uint32(0x33333333)
+                )
             if mu & _U(4):
                 table = np.uint32((table & np.uint32(0x0F0F0F0F)) << np.uint32(4)) | np.uint32(
-                    (table >> np.uint32(4)) & np.uint32(0x0F0F0F0F))
+                    (table >> np.uint32(4)) & np.uint32(0x0F0F0F0F)
+                )
             if mu & _U(8):
                 table = np.uint32((table & np.uint32(0x00FF00FF)) << np.uint32(8)) | np.uint32(
-                    (table >> np.uint32(8)) & np.uint32(0x00FF00FF))
+                    (table >> np.uint32(8)) & np.uint32(0x00FF00FF)
+                )
             if mu & _U(16):
                 table = np.uint32(table << np.uint32(16)) | np.uint32(table >> np.uint32(16))
             level2[i, word] = table ^ flip ^ level2_d[i, word]

@@ -1,4 +1,4 @@
-"""One session's view of a channel: sends frames in its name and accepts only the one that is due."""
+"""One session's view of a channel: sends in its name, accepts only the frame that is due."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Link:
         self, gate: int, kind: Kind, block: int = 0, payload: bytes | NDArray[np.uint8] = b""
     ) -> None:
         """Send one frame of this session."""
-        data = payload if isinstance(payload, bytes) else memoryview(payload)
+        data = payload if isinstance(payload, bytes) else payload.data
         self._channel.send(Frame(self._session, gate, kind, block, data))
 
     def receive(self, gate: int, kind: Kind, block: int, size: int) -> NDArray[np.uint8]:
@@ -43,7 +43,7 @@ class Link:
     def receive_words(
         self, gate: int, kind: Kind, block: int, count: int, dtype: np.dtype[np.unsignedinteger]
     ) -> NDArray[np.unsignedinteger]:
-        """The payload that is due as little-endian words [count], in an aligned array of its own."""
+        """The payload that is due as little-endian words [count], aligned and writable."""
         data = self.receive(gate, kind, block, count * dtype.itemsize)
         return data.view(dtype.newbyteorder("<")).astype(dtype)
 
@@ -61,7 +61,8 @@ def accept(
         )
     if len(frame.payload) != size:
         raise MessageSizeError(
-            f"{kind.name} of gate {gate}, block {block} takes {size} bytes, got {len(frame.payload)}"
+            f"{kind.name} of gate {gate}, block {block} takes {size} bytes, "
+            f"got {len(frame.payload)}"
         )
     return np.frombuffer(frame.payload, np.uint8)
 

@@ -78,7 +78,7 @@ def from_frame(frame: Frame) -> pb.Frame:
     return pb.Frame(
         session=frame.session,
         gate=frame.gate,
-        kind=pb.Kind.ValueType(frame.kind),
+        kind=pb.Kind.Name(frame.kind),
         block=frame.block,
         payload=bytes(frame.payload),
     )

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from radiopaque.errors import PlanDigestError, PlanError
 from radiopaque.graph import plan as p
-from radiopaque.graph.validate import validate_plan
+from radiopaque.graph.validate import MAX_STEPS, validate_plan
 from radiopaque.wire.v1 import plan_pb2 as pb
 
 MAX_PLAN_BYTES = 3 << 20
@@ -50,9 +50,7 @@ _ONEOF: dict[type, str] = {
     p.AddConstant: "add_constant",
     p.WindowSum: "window_sum",
 }
-_GATES: dict[str, type] = {
-    _ONEOF.get(kind, kind.__name__.lower()): kind for kind in _FIELDS
-}
+_GATES: dict[str, type] = {_ONEOF.get(kind, kind.__name__.lower()): kind for kind in _FIELDS}
 
 
 def encode_plan(plan: p.Plan) -> bytes:
@@ -95,7 +93,8 @@ def encode_plan(plan: p.Plan) -> bytes:
                 statement=use.statement,
             )
         )
-    return message.SerializeToString(deterministic=True)
+    encoded: bytes = message.SerializeToString(deterministic=True)
+    return encoded
 
 
 def decode_plan(data: bytes) -> p.Plan:
@@ -116,6 +115,8 @@ def decode_plan(data: bytes) -> p.Plan:
             f"plan format {message.format} is not {p.PLAN_FORMAT}; "
             "use the same radiopaque version for compiling and serving"
         )
+    if len(message.steps) > MAX_STEPS:
+        raise PlanError(f"a plan has at most {MAX_STEPS} steps, this one {len(message.steps)}")
     steps = tuple(_decode_step(number, step) for number, step in enumerate(message.steps))
     task = _TASK_NAMES.get(message.task)
     if task is None:
@@ -140,7 +141,7 @@ def load_plan(data: bytes, digest: bytes) -> p.Plan:
     """A checked plan whose digest is the expected one. Raises PlanDigestError otherwise."""
     if p.plan_digest(data) != digest:
         raise PlanDigestError(
-            f"plan digest {p.plan_digest(data).hex()[:16]} is not the expected {digest.hex()[:16]}; "
+            f"plan digest {p.plan_digest(data).hex()[:16]} is not {digest.hex()[:16]}; "
             "fetch the model again and check who serves it"
         )
     return decode_plan(data)
@@ -207,5 +208,3 @@ def _decode_intended_use(message: Any) -> p.IntendedUse | None:
         (ages[0], ages[1]) if ages else None,
         use.statement,
     )
-
-
