@@ -185,7 +185,11 @@ def _convolution_shape(gate: p.Convolution, first: p.Shape) -> p.Shape:
     )
     weights = gate.out_channels * (first[1] // gate.groups) * prod(gate.kernel)
     _require(weights <= MAX_ELEMENTS, f"{weights} weights are over {MAX_ELEMENTS}")
-    return (first[0], gate.out_channels, *_window_shape(gate, first[2:]))
+    windows = _window_shape(gate, first[2:])
+    top, left, bottom, right = gate.pads
+    padded = first[1] // gate.groups * (first[2] + top + bottom) * (first[3] + left + right)
+    _require(padded <= MAX_ELEMENTS, f"{padded} padded elements are over {MAX_ELEMENTS}")
+    return (first[0], gate.out_channels, *windows)
 
 
 def _slice_shape(gate: p.Slice, step: p.Step, first: p.Shape) -> p.Shape:
