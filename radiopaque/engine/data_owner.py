@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from radiopaque.engine.artefact import ArtefactId, MaskedWeights
 from radiopaque.engine.material import region_frames
-from radiopaque.errors import TensorError
+from radiopaque.errors import SessionStateError, TensorError
 from radiopaque.gates import halves, sites
 from radiopaque.gates.base import Answering, Preparing, Raw
 from radiopaque.graph.plan import Plan
@@ -77,12 +77,14 @@ def prepare(plan: Plan, key: SessionKey, weights: MaskedWeights) -> OfflineMessa
 class DataOwnerRun:
     """A session about to meet its image: all streams expanded, in memory.
 
-    Make it after the ledger says STARTED and the key is erased from it; run it once.
+    Make it after the ledger says STARTED and the key is erased from it; it runs once, because
+    every gate answers once.
     """
 
     def __init__(self, plan: Plan, key: SessionKey, output_mask: RingArray) -> None:
         self._plan = plan
         self._session = key.session
+        self._spent = False
         streams = key.streams()
         self._states: dict[int, Any] = {}
         for site in sites(plan):
@@ -95,9 +97,13 @@ class DataOwnerRun:
         """The network's outputs for preprocessed images, both in the shapes of the plan.
 
         Raises TensorError before anything is sent for a tensor of another shape, NaN, or values
-        beyond the compiled range; ProtocolError and TransportError end the session.
+        beyond the compiled range, and SessionStateError when it is run again; ProtocolError and
+        TransportError end the session.
         """
         encoded = encode_images(self._plan, images)
+        if self._spent:
+            raise SessionStateError("this session was already run; prepare another session")
+        self._spent = True
         context = Answering(Link(channel, self._session), encoded)
         for site in sites(self._plan):
             halves(site.step.gate).answer(context, site, self._states.pop(site.number, None))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from radiopaque.engine.artefact import ArtefactId
+from radiopaque.errors import SessionStateError
 from radiopaque.gates import halves, sites
 from radiopaque.gates.base import Evaluating, Raw
 from radiopaque.gates.linear_maps import LinearMap, linear_maps
@@ -45,7 +46,7 @@ class Material:
 class ModelOwnerRun:
     """A session about to start: material in memory, own streams expanded.
 
-    Make it after the ledger says STARTED; run it once.
+    Make it after the ledger says STARTED; it runs once, because every gate answers once.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ModelOwnerRun:
     ) -> None:
         self._model = model
         self._session = session
+        self._spent = False
         streams = Streams(key_o, artefact.plan_digest, session, "model-owner")
         self._states: dict[int, Any] = {}
         for site in sites(model.plan):
@@ -69,7 +71,13 @@ class ModelOwnerRun:
         key_o.erase()
 
     def run(self, channel: Channel) -> None:
-        """Serve the online phase. ProtocolError and TransportError end the session."""
+        """Serve the online phase. ProtocolError and TransportError end the session.
+
+        Raises SessionStateError before anything is received when it is run again.
+        """
+        if self._spent:
+            raise SessionStateError("this session was already served; prepare another session")
+        self._spent = True
         plan = self._model.plan
         context = Evaluating(Link(channel, self._session), self._model.maps, self._model.constants)
         values: dict[int, RingArray] = {}
