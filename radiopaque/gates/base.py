@@ -93,7 +93,7 @@ class Dealing:
 
     data_owner: Streams
     model_owner: Streams
-    maps: Mapping[int, LinearMap]
+    maps: Mapping[int, LinearMap] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Preparing:
     """The data owner's means offline: its streams and the linear maps of F = W - B."""
 
     streams: Streams
-    maps: Mapping[int, LinearMap]
+    maps: Mapping[int, LinearMap] = field(repr=False)
 
 
 @dataclass
@@ -109,8 +109,8 @@ class Answering:
     """The data owner online: its link, the encoded image and, at the end, the result's share."""
 
     link: Link
-    image: RingArray
-    result: NDArray[np.int64] | None = None
+    image: RingArray = field(repr=False)
+    result: NDArray[np.int64] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -118,15 +118,15 @@ class Evaluating:
     """The model owner online: its link, the linear maps of W and the secret constants."""
 
     link: Link
-    maps: Mapping[int, LinearMap]
-    constants: Mapping[int, RingArray]
+    maps: Mapping[int, LinearMap] = field(repr=False)
+    constants: Mapping[int, RingArray] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Dealt:
     """Result of dealing one gate: the output's mask where known, the model owner's corrections."""
 
-    mask: RingArray | None
+    mask: RingArray | None = field(repr=False)
     corrections: Sequence[NDArray[Any]] = field(default=(), repr=False)
 
 
