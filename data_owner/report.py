@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePath
@@ -21,6 +20,7 @@ from typing import Any
 import radiopaque
 from data_owner.report_template import PAGE
 from radiopaque.errors import InputError, StoreError
+from radiopaque.files import write_atomically
 from radiopaque.graph.plan import Task
 
 REPORT_FORMAT = "radiopaque-report/1"
@@ -101,8 +101,9 @@ def write_report(directory: str | Path, result: InferenceReport) -> tuple[Path, 
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = _free_name(folder, result)
         paths = folder / f"{name}.json", folder / f"{name}.html"
-        _write_atomically(paths[0], to_json(result))
-        _write_atomically(paths[1], to_html(result))
+        # A file name that is not UTF-8 has lone surrogates, which JSON may write as escapes.
+        write_atomically(paths[0], to_json(result).encode("utf-8", "backslashreplace"))
+        write_atomically(paths[1], to_html(result).encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise StoreError(
             f"cannot write the report into {folder}: {error.strerror or 'unknown reason'}; "
@@ -175,8 +176,11 @@ def _verdict(result: InferenceReport, order: list[int]) -> str:
 
 def _bars(result: InferenceReport, shown: list[int]) -> str:
     rows = [_bar(result, index, top=index == shown[0]) for index in shown]
-    columns = ("", "", "probability", "logit") if result.probabilities else ("", "", "", "output")
-    head = "".join(f'<td class="number">{name}</td>' for name in columns)
+    share, logit = ("probability", "logit") if result.probabilities else ("", "output")
+    head = (
+        f'<td class="name"></td><td></td><td class="number">{share}</td>'
+        f'<td class="number">{logit}</td>'
+    )
     return f"<thead><tr>{head}</tr></thead><tbody>\n" + "\n".join(rows) + "\n</tbody>"
 
 
@@ -264,16 +268,3 @@ def _free_name(folder: Path, result: InferenceReport) -> str:
     if any((folder / f"{name}{suffix}").exists() for suffix in (".json", ".html")):
         return f"{name}-{result.session_id[:8]}"
     return name
-
-
-def _write_atomically(path: Path, content: str) -> None:
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

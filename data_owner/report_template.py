@@ -22,7 +22,7 @@ PAGE = Template("""<!DOCTYPE html>
 @media (prefers-color-scheme: dark) { :root { --page: #0e1318; --sheet: #171e25; --ink: #e6ecf1;
   --soft: #9aa9b7; --line: #2c3742; --bar: #4a6076; --top: #6cb0ee; --track: #232d37;
   --warn: #f1bf6a; --warnbg: #2c2414; --stop: #ff9c9c; --stopbg: #331a1c; --good: #83cf9f; } }
-@page { size: A4; margin: 12mm; }
+@page { size: A4; margin: 10mm 12mm; }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 14px/1.42 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -44,10 +44,10 @@ figure { margin: 0; }
 figure img { display: block; width: 100%; height: auto; background: #000; border-radius: 3px; }
 figcaption { margin-top: 5px; font-size: 12px; color: var(--soft); }
 .verdict { font-size: 22px; font-weight: 650; line-height: 1.2; margin: 0 0 2px; }
-.bars { width: 100%; border-collapse: collapse; margin-top: 10px; }
+.bars { width: 100%; border-collapse: collapse; table-layout: fixed; margin-top: 8px; }
 .bars td { padding: 4px 0; vertical-align: middle; line-height: 1.25; }
-.bars .name { padding-right: 12px; width: 38%; overflow-wrap: anywhere; }
-.bars .number { padding-left: 12px; text-align: right; white-space: nowrap; width: 1%;
+.bars .name { width: 42%; padding-right: 12px; overflow-wrap: anywhere; }
+.bars .number { width: 70px; text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 .bars .top { font-weight: 650; }
 .bars thead td { color: var(--soft); font-size: 11px; padding: 0; }
@@ -75,13 +75,16 @@ code { font: 11px ui-monospace, "SF Mono", Consolas, monospace; }
 @media print { :root { color-scheme: light; --page: #fff; --sheet: #fff; --ink: #000; --soft: #444;
   --line: #ccc; --bar: #9db2c6; --top: #1f5f99; --track: #eaeff3; --warn: #7a4800; --warnbg: #fff;
   --stop: #a11c1c; --stopbg: #fff; --good: #27663f; }
-  body { font-size: 9.5pt; } main { max-width: none; margin: 0; padding: 0; border: 0; }
-  h1 { font-size: 14pt; } h2 { margin-top: 10px; font-size: 8pt; } .verdict { font-size: 15pt; }
-  .stop, .warn { padding: 5px 10px; margin: 9px 0 11px; } .warn { margin-bottom: 0; }
-  .case { grid-template-columns: 68mm 1fr; gap: 8mm; }
+  body { font-size: 9pt; line-height: 1.32; }
+  main { max-width: none; margin: 0; padding: 0; border: 0; }
+  h1 { font-size: 14pt; } h2 { margin: 8px 0 3px; font-size: 7.5pt; } .verdict { font-size: 15pt; }
+  .stop, .warn { padding: 4px 10px; margin: 6px 0 9px; } .warn { margin-bottom: 0; }
+  .good { margin-top: 8px; } .case { grid-template-columns: 64mm 1fr; gap: 8mm; }
   .costs { grid-template-columns: 1fr 1.5fr; gap: 8mm; } .grid { font-size: 8.5pt; }
-  .grid th, .grid td { padding-top: 1.5px; padding-bottom: 1.5px; }
-  .bars td { padding: 2px 0; } svg { height: 9px; } footer { margin-top: 10px; padding-top: 6px; } }
+  .grid th, .grid td { padding-top: 1px; padding-bottom: 1px; }
+  .bars td { padding: 1.5px 0; } .bars .number { width: 60px; } .bars thead td { font-size: 8pt; }
+  svg { height: 9px; } figcaption { font-size: 8pt; }
+  footer { margin-top: 8px; padding-top: 5px; font-size: 7.5pt; } code { font-size: 7.5pt; } }
 </style>
 </head>
 <body>
