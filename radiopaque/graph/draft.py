@@ -118,8 +118,14 @@ class Draft:
     ops: list[Op] = field(default_factory=list)
     origin: str = ""
 
-    def add(self, kind: Kind, inputs: Sequence[int], shape: Shape, tensor: str = "",
-            bound: Interval | None = None) -> int:
+    def add(
+        self,
+        kind: Kind,
+        inputs: Sequence[int],
+        shape: Shape,
+        tensor: str = "",
+        bound: Interval | None = None,
+    ) -> int:
         """Append any op."""
         self.ops.append(Op(kind, tuple(inputs), shape, tensor, tensor or self.origin, bound))
         return len(self.ops) - 1
@@ -142,8 +148,13 @@ class Draft:
             return value
         return self.add(Constant(values), [value], self.shape(value))
 
-    def combine(self, values: Sequence[int], coefficients: Sequence[int],
-                hull: Sequence[int] = (), bound: Interval | None = None) -> int:
+    def combine(
+        self,
+        values: Sequence[int],
+        coefficients: Sequence[int],
+        hull: Sequence[int] = (),
+        bound: Interval | None = None,
+    ) -> int:
         """Integer combination of values of one shape."""
         kind = Combine(tuple(coefficients), tuple(hull))
         return self.add(kind, values, self.shape(values[0]), bound=bound)
@@ -174,8 +185,9 @@ class Draft:
             return self.reshape(value, turned)
         return self.add(Move(p.Transpose(tuple(permutation))), [value], turned)
 
-    def slice(self, value: int, starts: Sequence[int], counts: Sequence[int],
-              strides: Sequence[int]) -> int:
+    def slice(
+        self, value: int, starts: Sequence[int], counts: Sequence[int], strides: Sequence[int]
+    ) -> int:
         """Element j along an axis is element start + j * stride."""
         if tuple(counts) == self.shape(value):
             return value
@@ -203,8 +215,9 @@ class Draft:
             return value
         return self.add(Move(p.Expand()), [value], shape)
 
-    def pad(self, value: int, before: Sequence[int], after: Sequence[int],
-            filling: float | None) -> int:
+    def pad(
+        self, value: int, before: Sequence[int], after: Sequence[int], filling: float | None
+    ) -> int:
         """Surround with a public real, or the lowest possible value."""
         if not any(before) and not any(after):
             return value

@@ -168,8 +168,12 @@ class _Importer:
 
     def _node(self, node: onnx.NodeProto, opset: int) -> None:
         converted = _convert(node)
-        if any(isinstance(v, onnx.GraphProto) for a in node.attribute for v in (a.g, *a.graphs)
-               if a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)):
+        if any(
+            isinstance(v, onnx.GraphProto)
+            for a in node.attribute
+            for v in (a.g, *a.graphs)
+            if a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+        ):
             self.problems.append(
                 f"node {converted.label} ({node.op_type}) holds a subgraph: control flow that may "
                 "depend on the image; remedy: export the model without loops and branches "
@@ -181,9 +185,12 @@ class _Importer:
             local = (node.domain, node.op_type) in functions
             self.problems.append(
                 f"node {converted.label}: {node.domain}::{node.op_type} is "
-                + ("a function of the model; remedy: inline it, "
-                   "onnx.inliner.inline_local_functions(model)" if local else
-                   "no standard operator; remedy: export the model with standard operators only")
+                + (
+                    "a function of the model; remedy: inline it, "
+                    "onnx.inliner.inline_local_functions(model)"
+                    if local
+                    else "no standard operator; remedy: export the model with standard operators only"
+                )
             )
             return
         if self._fold(node, converted, opset):

@@ -1,0 +1,336 @@
+"""From the draft to the plan's steps: scales are fixed, weights are rounded, requests answered.
+
+Forwards through the draft, each value gets its scale within the targets of
+:mod:`radiopaque.graph.scales`; a Settle becomes a Truncate, a Remask or nothing; summands are
+brought to one scale by public integer factors. Every value's stored integers are bounded on the
+way, so that each gate's window is checked in exact arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil, floor, lcm
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radiopaque.errors import ModelRangeError
+from radiopaque.graph import plan as p
+from radiopaque.graph.draft import (
+    Combine,
+    Constant,
+    Interval,
+    Linear,
+    Move,
+    Op,
+    Pad,
+    Relu,
+    Result,
+    Settle,
+    Source,
+    Sum,
+)
+from radiopaque.graph.scales import (
+    WINDOWS,
+    Policy,
+    Target,
+    power_below,
+    range_message,
+    weight_magnitude,
+)
+from radiopaque.graph.weights import Weights
+from radiopaque.ring import ring_dtype
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """Steps and weights, and for each step the draft op that it came from."""
+
+    steps: tuple[p.Step, ...]
+    weights: Weights
+    sources: tuple[int, ...]
+
+
+def emit(
+    ops: Sequence[Op],
+    found: Sequence[Interval],
+    targets: Sequence[Target],
+    policy: Policy,
+    output_bits: int,
+) -> Emitted:
+    """Steps for a draft. Raises ModelRangeError for what does not fit the ring."""
+    return _Emitter(ops, found, targets, policy, output_bits).run()
+
+
+@dataclass
+class _Emitter:
+    ops: Sequence[Op]
+    found: Sequence[Interval]
+    targets: Sequence[Target]
+    policy: Policy
+    output_bits: int
+    steps: list[p.Step] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    known: list[bool] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    linear: dict[int, NDArray[np.unsignedinteger]] = field(default_factory=dict)
+    constants: dict[int, NDArray[np.unsignedinteger]] = field(default_factory=dict)
+    current: int = 0
+
+    def run(self) -> Emitted:
+        for number, op in enumerate(self.ops):
+            self.current = number
+            self.places.append(self._op(op, [self.places[v] for v in op.inputs]))
+        weights = Weights(self.linear, self.constants)
+        return Emitted(tuple(self.steps), weights, tuple(self.sources))
+
+    def _op(self, op: Op, inputs: list[int]) -> int:
+        kind = op.kind
+        target = self.targets[self.current]
+        if isinstance(kind, Source):
+            return self._source(op, target)
+        if isinstance(kind, Linear):
+            return self._linear(op, kind, inputs[0], target)
+        if isinstance(kind, Constant):
+            return self._constant(op, kind, inputs[0])
+        if isinstance(kind, Combine):
+            return self._combine(op, kind, inputs, target)
+        if isinstance(kind, Move):
+            return self._move(op, kind, inputs, target)
+        if isinstance(kind, Pad):
+            return self._pad(op, kind, inputs[0])
+        if isinstance(kind, Sum):
+            return self._sum(op, kind, inputs[0])
+        if isinstance(kind, Relu):
+            return self._relu(op, kind, inputs[0], target)
+        if isinstance(kind, Settle):
+            return self._settle(op, kind, inputs[0], target)
+        return self._result(op, kind, inputs[0])
+
+    def _add(
+        self, gate: p.Gate, inputs: Sequence[int], shape: p.Shape, scale: Fraction, span: Span
+    ) -> int:
+        divisor, bits = _split(scale, self.ops[self.current])
+        known = isinstance(gate, p.FRESH_GATES) or (
+            not isinstance(gate, p.LINEAR_GATES) and all(self.known[v] for v in inputs)
+        )
+        limit = max(abs(span[0]), abs(span[1]), 1)
+        if limit >= 1 << (self.policy.ring_bits - 1):
+            raise ModelRangeError(self._message(float(limit / scale)))
+        self.steps.append(p.Step(gate, tuple(inputs), shape, bits, divisor, limit))
+        self.spans.append(span)
+        self.known.append(known)
+        self.sources.append(self.current)
+        return len(self.steps) - 1
+
+    def _message(self, room: float) -> str:
+        return range_message(self.ops[self.current], room, self.policy.ring_bits)
+
+    def _promised(self, scale: Fraction, slack: int) -> Span:
+        """The current value's promised interval as stored integers."""
+        low, high = self.found[self.current]
+        return (
+            floor(Fraction(low) * scale) - slack,
+            ceil(Fraction(high) * scale) + slack,
+        )
+
+    def _meet(self, span: Span, scale: Fraction, slack: int) -> Span:
+        """What arithmetic allows and what is promised, both."""
+        low, high = self._promised(scale, slack)
+        low, high = max(low, span[0]), min(high, span[1])
+        return (low, high) if low <= high else span
+
+    def _power(self, scale: float) -> Fraction:
+        bits = power_below(scale)
+        if bits < 0:
+            low, high = self.found[self.current]
+            raise ModelRangeError(self._message(max(abs(low), abs(high))))
+        return Fraction(1 << bits)
+
+    def _source(self, op: Op, target: Target) -> int:
+        scale = self._power(target.want)
+        return self._add(p.Input(), (), op.shape, scale, self._promised(scale, 0))
+
+    def _linear(self, op: Op, kind: Linear, x: int, target: Target) -> int:
+        before = self.steps[x].scale
+        largest = weight_magnitude(kind)
+        most = float(before) * 2.0**self.policy.most_weight_bits / largest
+        scale = self._power(min(target.want, target.hard, most))
+        ratio = scale / before
+        if float(ratio) * largest < 2.0 ** (self.policy.least_weight_bits / 2):
+            raise ModelRangeError(
+                f"tensor {op.origin!r}: its range and its input's leave "
+                f"{float(ratio) * largest:.3g} units for the largest weight; "
+                + self._message(max(abs(v) for v in self.found[self.current]))
+            )
+        number = self._add(kind.gate, [x], op.shape, scale, self._promised(scale, 0))
+        self.linear[number] = self._ring(kind.weights, ratio)
+        return number
+
+    def _ring(self, values: NDArray[np.float64], scale: Fraction) -> NDArray[np.unsignedinteger]:
+        stored = np.rint(values * float(scale))
+        if not (np.abs(stored) < 2.0 ** min(self.policy.ring_bits - 1, 62)).all():
+            raise ModelRangeError(self._message(float(np.abs(values).max())))
+        words = stored.astype(np.int64).astype(np.uint64)
+        return words.astype(ring_dtype(self.policy.ring_bits))
+
+    def _constant(self, op: Op, kind: Constant, x: int) -> int:
+        scale = self.steps[x].scale
+        low, high = self.spans[x]
+        least = floor(float(kind.values.min()) * scale)
+        most = ceil(float(kind.values.max()) * scale)
+        span = self._meet((low + least, high + most), scale, 1)
+        gate = p.AddConstant(kind.values.shape)
+        number = self._add(gate, [x], op.shape, scale, span)
+        self.constants[number] = self._ring(kind.values, scale)
+        return number
+
+    def _aligned(self, values: Sequence[int], target: Target) -> tuple[list[int], Fraction]:
+        """The finest common scale; values whose divisor keeps them from it are multiplied out."""
+        scales = [self.steps[v].scale for v in values]
+        common = _common(scales)
+        if float(common) <= target.hard * (1 + 1e-9):
+            return list(values), common
+        powers = [v if self.steps[v].divisor == 1 else self._multiplied_out(v) for v in values]
+        return powers, _common([self.steps[v].scale for v in powers])
+
+    def _multiplied_out(self, x: int) -> int:
+        """The same value at a power of two, by a product with 1 over its divisor."""
+        step = self.steps[x]
+        if not self.known[x]:
+            x = self._add(p.Remask(), [x], step.shape, step.scale, self.spans[x])
+        scale = Fraction(1 << max(power_below(float(step.scale)), self.policy.fraction_bits))
+        ratio = scale / step.scale
+        gain = Fraction(1 << self.policy.least_weight_bits)
+        low, high = (floor(end * ratio * gain) for end in self.spans[x])
+        gate = p.Multiply(())
+        number = self._add(gate, [x], step.shape, scale * gain, (low - 1, high + 1))
+        self.linear[number] = self._ring(np.array(1.0), ratio * gain)
+        return number
+
+    def _combine(self, op: Op, kind: Combine, values: Sequence[int], target: Target) -> int:
+        operands, scale = self._aligned(values, target)
+        factors = [
+            c * int(scale / self.steps[v].scale)
+            for c, v in zip(kind.coefficients, operands, strict=True)
+        ]
+        ends = [
+            sorted((f * self.spans[v][0], f * self.spans[v][1]))
+            for f, v in zip(factors, operands, strict=True)
+        ]
+        span = sum(a for a, _ in ends), sum(b for _, b in ends)
+        if kind.hull:
+            places = [self.places[v] for v in kind.hull]
+            ratios = [scale / self.steps[v].scale for v in places]
+            bounds = [
+                (floor(self.spans[v][0] * r), ceil(self.spans[v][1] * r))
+                for v, r in zip(places, ratios, strict=True)
+            ]
+            span = min(a for a, _ in bounds), max(b for _, b in bounds)
+        span = self._meet(span, scale, sum(abs(f) for f in factors))
+        return self._add(p.Combine(tuple(factors)), operands, op.shape, scale, span)
+
+    def _move(self, op: Op, kind: Move, values: Sequence[int], target: Target) -> int:
+        operands, scale = self._aligned(values, target)
+        operands = [self._finer(v, scale) for v in operands]
+        span = _hull([self.spans[v] for v in operands])
+        return self._add(kind.gate, operands, op.shape, scale, span)
+
+    def _finer(self, x: int, scale: Fraction) -> int:
+        step = self.steps[x]
+        if step.scale == scale:
+            return x
+        factor = int(scale / step.scale)
+        low, high = self.spans[x]
+        gate = p.Combine((factor,))
+        return self._add(gate, [x], step.shape, scale, (low * factor, high * factor))
+
+    def _pad(self, op: Op, kind: Pad, x: int) -> int:
+        scale = self.steps[x].scale
+        low, high = self.spans[x]
+        value = low if kind.value is None else round(Fraction(kind.value) * scale)
+        gate = p.Pad(kind.before, kind.after, value)
+        return self._add(gate, [x], op.shape, scale, (min(low, value), max(high, value)))
+
+    def _sum(self, op: Op, kind: Sum, x: int) -> int:
+        scale = self.steps[x].scale * kind.count
+        terms = kind.gate.kernel[0] * kind.gate.kernel[1]
+        low, high = self.spans[x]
+        if any(kind.gate.pads):
+            low, high = min(low, 0), max(high, 0)
+        span = self._meet((low * terms, high * terms), scale, terms)
+        return self._add(kind.gate, [x], op.shape, scale, span)
+
+    def _relu(self, op: Op, kind: Relu, x: int, target: Target) -> int:
+        scale = self.steps[x].scale
+        low, high = self.spans[x]
+        limit = max(-low, high)
+        shift = 0 if kind.exact else self._shift(scale, target.want)
+        for bits in WINDOWS:
+            fits = limit <= (1 << (bits + shift)) - (1 << shift)
+            if bits >= target.compared_bits and fits and bits + 1 + shift <= self.policy.ring_bits:
+                break
+        else:
+            raise ModelRangeError(self._message(float(limit / scale)))
+        span = self._meet((0, (max(high, 0) >> shift) + (shift > 0)), scale / (1 << shift), 1)
+        gate = p.Relu(bits + 1 + shift, shift)
+        return self._add(gate, [x], op.shape, scale / (1 << shift), (max(span[0], 0), span[1]))
+
+    def _shift(self, scale: Fraction, want: float) -> int:
+        """Bits to drop so that the scale is at most ``want``, as far as there are fraction bits."""
+        shift = 0
+        while float(scale) > want * (1 + 1e-9) and scale.numerator % 2 == 0:
+            scale /= 2
+            shift += 1
+        return shift
+
+    def _settle(self, op: Op, kind: Settle, x: int, target: Target) -> int:
+        step = self.steps[x]
+        coarse = float(step.scale) <= target.hard * (1 + 1e-9)
+        if kind.known and coarse and not self.known[x]:
+            return self._add(p.Remask(), [x], op.shape, step.scale, self.spans[x])
+        if coarse:
+            return x
+        shift = self._shift(step.scale, target.want)
+        low, high = self.spans[x]
+        limit = max(-low, high)
+        opened = max((limit - 1).bit_length() + 2, shift + 3)
+        if shift == 0 or opened > self.policy.ring_bits:
+            raise ModelRangeError(self._message(float(limit / step.scale)))
+        span = ((low >> shift), (high >> shift) + 1)
+        scale = step.scale / (1 << shift)
+        return self._add(p.Truncate(opened, shift), [x], op.shape, scale, span)
+
+    def _result(self, op: Op, kind: Result, x: int) -> int:
+        step = self.steps[x]
+        # The result is up to half a unit off and must not reach the sign bit.
+        position, bits = 0, min(self.output_bits, step.limit.bit_length() + 1)
+        while step.limit > (1 << (bits + position - 1)) - 1 - (1 << position >> 1):
+            position += 1
+        if bits + position > self.policy.ring_bits:
+            raise ModelRangeError(self._message(float(step.limit / step.scale)))
+        gate = p.Output(bits, position)
+        return self._add(gate, [x], op.shape, step.scale, self.spans[x])
+
+
+def _hull(spans: Sequence[Span]) -> Span:
+    return min(a for a, _ in spans), max(b for _, b in spans)
+
+
+def _split(scale: Fraction, op: Op) -> tuple[int, int]:
+    """A scale as odd divisor and fraction bits."""
+    if scale.denominator != 1:
+        raise ModelRangeError(
+            f"tensor {op.origin!r}: no fraction bits are left; use --ring 64, or normalise the layer"
+        )
+    bits = (scale.numerator & -scale.numerator).bit_length() - 1
+    return scale.numerator >> bits, bits
+
+
+def _common(scales: Sequence[Fraction]) -> Fraction:
+    return Fraction(lcm(*(s.numerator for s in scales)))

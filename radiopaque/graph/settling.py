@@ -1,0 +1,92 @@
+"""Where a value must lose fraction bits, or get a mask that the crypto provider knows.
+
+A linear gate multiplies: its input needs a mask of the provider's streams and few fraction bits.
+The request is made once for each value and before concatenations and reshapes, so that all the
+layers of a dense block share one truncation of each of their inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from radiopaque.graph import plan as p
+from radiopaque.graph.draft import (
+    Linear,
+    Move,
+    Op,
+    Pad,
+    Relu,
+    Settle,
+    Source,
+    Sum,
+    consumers,
+    known_masks,
+)
+from radiopaque.graph.folding import prune
+
+FREE_COUNT = 64
+"""Window sums over up to so many elements take their fraction bits from the gate before them."""
+
+
+def insert_settles(ops: Sequence[Op]) -> list[Op]:
+    """Put a Settle before every linear gate whose input is not ready to be multiplied."""
+    return prune(_Inserter(ops).run())
+
+
+@dataclass
+class _Inserter:
+    old: Sequence[Op]
+    ops: list[Op] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    settled: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> list[Op]:
+        self.known = known_masks(self.old)
+        self.readers = consumers(self.old)
+        for op in self.old:
+            kind = op.kind
+            if isinstance(kind, Linear):
+                inputs = [self._settle(value) for value in op.inputs]
+            else:
+                inputs = [self.places[value] for value in op.inputs]
+                if hull := getattr(kind, "hull", ()):
+                    moved = tuple(self.places[v] for v in hull)
+                    kind = replace(kind, hull=moved)  # type: ignore[type-var]
+            self.places.append(self._add(replace(op, kind=kind, inputs=tuple(inputs))))
+        return self.ops
+
+    def _add(self, op: Op) -> int:
+        self.ops.append(op)
+        return len(self.ops) - 1
+
+    def _ready(self, value: int) -> bool:
+        """Whether a value can be multiplied as it is, whatever its gates choose as scale."""
+        if not self.known[value]:
+            return False
+        averaged, shared = self._averaged(value)
+        return averaged == 1 or (averaged <= FREE_COUNT and not shared)
+
+    def _averaged(self, value: int) -> tuple[int, bool]:
+        """How much finer a value's scale is than the gates' before it, and who else uses those."""
+        op = self.old[value]
+        shared = len(self.readers[value]) > 1
+        if isinstance(op.kind, Source | Relu | Settle):
+            return 1, shared
+        counts, others = zip(*(self._averaged(v) for v in op.inputs), strict=True)
+        own = op.kind.count if isinstance(op.kind, Sum) else 1
+        return own * max(counts), shared or any(others)
+
+    def _settle(self, value: int) -> int:
+        if self._ready(value):
+            return self.places[value]
+        if value not in self.settled:
+            self.settled[value] = self._add(self._settled(value))
+        return self.settled[value]
+
+    def _settled(self, value: int) -> Op:
+        op = self.old[value]
+        moves = isinstance(op.kind, Move) and not isinstance(op.kind.gate, p.Slice)
+        if moves or isinstance(op.kind, Pad):
+            return replace(op, inputs=tuple(self._settle(v) for v in op.inputs))
+        return replace(op, kind=Settle(known=True), inputs=(self.places[value],), bound=None)
