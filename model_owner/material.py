@@ -1,16 +1,16 @@
 """Prepared sessions on disk: one encrypted file for each of a session's two offline messages.
 
 Payloads are appended in the order in which they arrive, each sealed with AES-256-GCM under a key
-that only the ledger holds; the nonce is the payload's position, the session id and the message kind
-are authenticated. Erasing the key from the ledger makes the file unreadable, whatever the disk
-keeps.
+that only the ledger holds and both files share; the nonce is the message kind (4 bytes) and the
+payload's position (8), so that none repeats, and the session id is authenticated. Erasing the key
+from the ledger makes the files unreadable, whatever the disk keeps.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -58,18 +58,22 @@ class MaterialStore:
     def _payloads(self, plan: Plan, session: bytes, kind: Kind, key: SecretKey) -> Iterator[Raw]:
         cipher = AESGCM(key.reveal())
         path = self._path(session, kind)
-        position = 0
+        pieces = [
+            piece.stop - piece.start
+            for size in region_sizes(plan, kind).values()
+            for _, piece in payload_pieces(size)
+        ]
         try:
             with path.open("rb") as file:
-                for size in region_sizes(plan, kind).values():
-                    for _, piece in payload_pieces(size):
-                        sealed = file.read(piece.stop - piece.start + _TAG_BYTES)
-                        plain = cipher.decrypt(_nonce(position), sealed, _associated(session, kind))
-                        position += 1
-                        yield np.frombuffer(plain, np.uint8)
+                if os.fstat(file.fileno()).st_size != sum(pieces) + _TAG_BYTES * len(pieces):
+                    raise InvalidTag
+                for position, size in enumerate(pieces):
+                    sealed = file.read(size + _TAG_BYTES)
+                    plain = cipher.decrypt(_nonce(kind, position), sealed, _associated(session))
+                    yield np.frombuffer(plain, np.uint8)
         except (OSError, InvalidTag) as error:
             raise StoreError(
-                f"prepared material {path.name} is missing or damaged ({type(error).__name__}); "
+                f"prepared material {path.name} is missing or damaged; "
                 "the session is lost, prepare another"
             ) from error
 
@@ -91,7 +95,12 @@ class MaterialStore:
 
     def size(self) -> int:
         """Bytes of all prepared material on disk."""
-        return sum(path.stat().st_size for path in self._directory.iterdir())
+        total = 0
+        for path in self._directory.iterdir():
+            # sessions end, and take their files with them, while this looks
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
 
 class MaterialWriter:
@@ -102,7 +111,8 @@ class MaterialWriter:
     ) -> None:
         self._path = path
         self._reader = reader
-        self._associated = _associated(session, kind)
+        self._kind = kind
+        self._associated = _associated(session)
         self._cipher = AESGCM(key.reveal())
         self._position = 0
         self._file: BinaryIO
@@ -120,18 +130,20 @@ class MaterialWriter:
     def accept(self, frame: Frame) -> None:
         """Check that this frame is due and append it. Raises ProtocolError or StoreError."""
         payload = self._reader.accept(frame)
-        sealed = self._cipher.encrypt(_nonce(self._position), payload.data, self._associated)
+        nonce = _nonce(self._kind, self._position)
+        sealed = self._cipher.encrypt(nonce, payload.data, self._associated)
         self._position += 1
-        try:
+        with _reported():
             self._file.write(sealed)
-        except OSError as error:
-            raise StoreError(
-                f"cannot write prepared material: {error.strerror}; free some space"
-            ) from error
 
     def finish(self) -> None:
-        """Check that the message is complete. Raises MessageOrderError otherwise."""
+        """Check that the message is complete, and hand it to the system.
+
+        Raises MessageOrderError or StoreError.
+        """
         self._reader.finish()
+        with _reported():
+            self._file.flush()
 
     def __exit__(
         self,
@@ -139,14 +151,27 @@ class MaterialWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        # what was not written is of no use, and finish() has reported it
+        with suppress(OSError):
+            self._file.close()
         if error is not None:
             self._path.unlink(missing_ok=True)
 
 
-def _nonce(position: int) -> bytes:
-    return position.to_bytes(12, "big")
+@contextmanager
+def _reported() -> Iterator[None]:
+    """A full or broken disk as StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write prepared material: {error.strerror}; free some space"
+        ) from error
 
 
-def _associated(session: bytes, kind: Kind) -> bytes:
-    return b"radiopaque/1 material" + session + kind.name.encode()
+def _nonce(kind: Kind, position: int) -> bytes:
+    return int(kind).to_bytes(4, "big") + position.to_bytes(8, "big")
+
+
+def _associated(session: bytes) -> bytes:
+    return b"radiopaque/1 material" + session
