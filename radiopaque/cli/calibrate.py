@@ -26,7 +26,6 @@ def _calibrate(
 
     A model with ranges compiles without a data set.
     """
-    from radiopaque.graph.manifest import save_ranges
     from radiopaque.graph.ranges import calibrate
 
     source = find_model(model)
@@ -35,7 +34,7 @@ def _calibrate(
     files = image_files(images)
     chosen = files[:: -(-len(files) // limit)]
     ranges = calibrate(source.onnx, tensors(chosen, source.preprocessing))
-    save_ranges(source.manifest_path, ranges)
+    source.manifest.with_ranges(ranges).save(source.manifest_path)
     if as_json:
         print(json.dumps({"images": len(chosen), "tensors": len(ranges)}))
     else:

@@ -22,7 +22,7 @@ def _compile(
         None, help="Folder of training images to measure value ranges on (default: manifest)."
     ),
     ring: int = typer.Option(32, help="Bits of the ring: 32 or 64."),
-    batch: int = typer.Option(1, min=1, help="Images in one inference."),
+    batch: int | None = typer.Option(None, min=1, help="Images in one inference (default: 1)."),
     margin: float = typer.Option(4.0, min=1.0, help="Headroom over the calibrated ranges."),
     output_bits: int = typer.Option(
         16, min=1, max=48, help="Bits of each output that are revealed."
@@ -38,7 +38,7 @@ def _compile(
     from radiopaque.graph.ranges import calibrate
 
     source = find_model(model)
-    ranges = source.manifest.ranges if source.manifest else None
+    ranges = None
     if calibration is not None:
         files = image_files(calibration)
         ranges = calibrate(source.onnx, tensors(files, source.preprocessing))
@@ -63,10 +63,10 @@ def _compile(
         return
     from rich.console import Console
 
-    from radiopaque.graph.report import print_report
+    from radiopaque.graph.report import render
 
     console = Console()
-    print_report(compiled.report, console)
+    render(compiled.report, console)
     print_cost(compiled.plan, console)
     console.print(
         f"plan {stored.key.id.plan_digest.hex()[:16]} written to {output}", highlight=False

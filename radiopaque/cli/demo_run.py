@@ -73,10 +73,7 @@ def _compile(model: Path, output: Path, ring_bits: int) -> Any:
     from radiopaque.graph.compile import compile_model
 
     source = find_model(model)
-    ranges = source.manifest.ranges if source.manifest else None
-    compiled = compile_model(
-        source.onnx, manifest=source.manifest, ranges=ranges, ring_bits=ring_bits
-    )
+    compiled = compile_model(source.onnx, manifest=source.manifest, ring_bits=ring_bits)
     write_compiled(output, compiled.plan, compiled.weights)
     return compiled.plan.task
 

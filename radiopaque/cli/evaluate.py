@@ -44,7 +44,6 @@ def _evaluate(
     compiled = compile_model(
         source.onnx,
         manifest=manifest,
-        ranges=manifest.ranges if manifest else None,
         ring_bits=ring,
         margin=margin,
     )

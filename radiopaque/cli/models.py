@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radiopaque.errors import ImageError, ManifestError, ModelFileError
-from radiopaque.graph.manifest import Manifest, load_manifest
+from radiopaque.graph.manifest import MANIFEST_FILE, Manifest
 from radiopaque.graph.plan import Preprocessing
 
 IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg"})
@@ -27,7 +27,7 @@ class ModelSource:
     @property
     def preprocessing(self) -> Preprocessing:
         """Raises ManifestError for a model without one."""
-        if self.manifest is None or self.manifest.preprocessing is None:
+        if self.manifest is None:
             raise ManifestError(
                 f"{self.manifest_path} must state the preprocessing before images can be used"
             )
@@ -40,15 +40,15 @@ def find_model(path: Path) -> ModelSource:
     Raises ModelFileError or ManifestError.
     """
     folder = path if path.is_dir() else path.parent
-    manifest_path = folder / "manifest.json"
-    manifest = load_manifest(manifest_path) if manifest_path.exists() else None
+    manifest_path = folder / MANIFEST_FILE
+    manifest = Manifest.load(manifest_path) if manifest_path.exists() else None
     if path.is_dir():
         if manifest is None:
             raise ManifestError(f"{folder} holds no manifest.json; name the ONNX file instead")
-        return ModelSource(folder / manifest.onnx, manifest, manifest_path)
+        return ModelSource(manifest.onnx_path, manifest, manifest_path)
     if not path.exists():
         raise ModelFileError(f"there is no file {path}")
-    if manifest is not None and (folder / manifest.onnx).resolve() != path.resolve():
+    if manifest is not None and manifest.onnx_path.resolve() != path.resolve():
         manifest = None
     return ModelSource(path, manifest, manifest_path)
 
