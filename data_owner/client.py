@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +18,9 @@ from data_owner.artefacts import ArtefactCache, LocalModel, Offer, fetch_offer
 from data_owner.sessions import Answer, Prepared, Sessions
 from radiopaque.certificates import Role, load_identity
 from radiopaque.engine.warm_up import warm_up
-from radiopaque.errors import PlanError
+from radiopaque.errors import PlanError, UnknownModelError
 from radiopaque.files import make_private_directory
-from radiopaque.graph.plan import Plan, Preprocessing
+from radiopaque.graph.plan import IntendedUse, Plan, Preprocessing
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.wire.v1 import services_pb2 as pb
@@ -30,6 +33,15 @@ Progress = Callable[[str], None]
 """Told in one line what is being done."""
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """An image file, preprocessed."""
+
+    name: str
+    tensor: NDArray[np.float32] = field(repr=False)
+    warnings: tuple[str, ...]
+
+
 class Client:
     """One clinic's connection to its vendor and crypto provider. Use it as a context manager."""
 
@@ -39,6 +51,7 @@ class Client:
         )
         make_private_directory(config.store)
         self._config = config
+        self._cache = ArtefactCache(config.store / "models")
         self._model_owner = Peer(
             Role.MODEL_OWNER,
             config.model_owner.address,
@@ -51,10 +64,15 @@ class Client:
             identity,
             config.crypto_provider.server_name,
         )
-        self._cache = ArtefactCache(config.store / "models")
-        self._sessions = Sessions(
-            config.store, self._model_owner, self._crypto_provider, config.deadline_seconds
-        )
+        try:
+            self._sessions = Sessions(
+                config.store, self._model_owner, self._crypto_provider, config.deadline_seconds
+            )
+        except BaseException:
+            self._model_owner.close()
+            self._crypto_provider.close()
+            raise
+        self._fetching = threading.Lock()
         self._model: LocalModel | None = None
         self.setup = Counters()
         """Traffic of fetching the model: plan, and F where it was not at hand."""
@@ -96,13 +114,14 @@ class Client:
 
     def model(self) -> LocalModel:
         """The configured model, fetched and checked on first use."""
-        if self._model is None:
-            offer = self._fetch_offer()
-            warm_up([offer.plan])
-            self._model = self._cache.load(
-                offer, self._model_owner, self.setup, self._config.deadline_seconds
-            )
-        return self._model
+        with self._fetching:
+            if self._model is None:
+                offer = self._fetch_offer()
+                warm_up([offer.plan])
+                self._model = self._cache.load(
+                    offer, self._model_owner, self.setup, self._config.deadline_seconds
+                )
+            return self._model
 
     def _fetch_offer(self) -> Offer:
         config = self._config
@@ -120,15 +139,18 @@ class Client:
 
     def prepare(self, count: int = 1) -> list[Prepared]:
         """Make material for ``count`` inferences ahead of time."""
-        model = self.model()
-        return [self._sessions.prepare(model) for _ in range(count)]
+        with self._refetching():
+            model = self.model()
+            return [self._sessions.prepare(model) for _ in range(count)]
 
-    def infer_tensor(self, images: NDArray[np.floating]) -> Answer:
-        """One inference on a preprocessed tensor of the plan's shape; prepares if needed."""
-        model = self.model()
-        if not self._sessions.stock(model):
-            self._sessions.prepare(model)
-        return self._sessions.infer(model, images)
+    def infer_tensor(
+        self, images: NDArray[np.floating], preparing: Callable[[], None] = lambda: None
+    ) -> Answer:
+        """One inference on a preprocessed tensor of the plan's shape.
+
+        Where no session is in stock, ``preparing`` is called and one is made.
+        """
+        return self._infer(self.model(), images, preparing)
 
     def infer(self, path: str | Path) -> InferenceReport:
         """One image file to a report."""
@@ -139,51 +161,74 @@ class Client:
     ) -> list[InferenceReport]:
         """Image files to reports, in their order.
 
-        A plan for several images at once is filled up with black ones. Raises ImageError before
-        any session is used for the images concerned.
+        A plan for several images at once is filled up with zeros. Raises ImageError before any
+        session is used. Threads may call this at the same time.
         """
-        plan = self.model().offer.plan
+        tell = progress or (lambda _: None)
+        model = self.model()
+        plan = model.offer.plan
         spec = preprocessing_of(plan)
+        pictures = [_read(Path(path), spec, plan.intended_use) for path in paths]
         reports: list[InferenceReport] = []
-        for start in range(0, len(paths), plan.batch):
-            chosen = [Path(path) for path in paths[start : start + plan.batch]]
-            reports += self._infer_batch(plan, spec, chosen, progress or (lambda _: None))
+        for start in range(0, len(pictures), plan.batch):
+            reports += self._infer_batch(model, pictures[start : start + plan.batch], tell)
         return reports
 
     def _infer_batch(
-        self, plan: Plan, spec: Preprocessing, paths: Sequence[Path], progress: Progress
+        self, model: LocalModel, pictures: Sequence[_Picture], progress: Progress
     ) -> list[InferenceReport]:
-        from data_owner.images import read_image
-        from data_owner.intended_use import check
-        from data_owner.preprocess import picture_png, preprocess
+        from data_owner.preprocess import picture_png
         from data_owner.results import report
 
-        images = [read_image(path) for path in paths]
-        tensors = [preprocess(image, spec) for image in images]
-        use = plan.intended_use
-        warnings = [tuple(check(image.meta, use)) if use else () for image in images]
+        offer = model.offer
+        spec = preprocessing_of(offer.plan)
+        tensors = [picture.tensor for picture in pictures]
         filler = np.zeros_like(tensors[0])
-        batch = np.stack([*tensors, *[filler] * (plan.batch - len(tensors))])
-        prepared: Prepared | None = None
-        if not self._sessions.stock(self.model()):
-            progress("preparing a session (no image needed for this part)")
-            prepared = self._sessions.prepare(self.model())
-        progress(f"secure inference of {', '.join(path.name for path in paths)}")
-        answer = self._sessions.infer(self.model(), batch)
+        batch = np.stack([*tensors, *[filler] * (offer.plan.batch - len(tensors))])
+        progress(f"secure inference of {', '.join(picture.name for picture in pictures)}")
+        answer = self._infer(
+            model, batch, lambda: progress("preparing a session (no image needed for this part)")
+        )
         created = datetime.now(UTC).isoformat(timespec="seconds")
         return [
             report(
-                self.model().offer,
-                path.name,
+                offer,
+                picture.name,
                 answer,
                 index,
-                prepared,
-                warnings[index],
-                picture_png(tensors[index], spec),
+                answer.prepared,
+                picture.warnings,
+                picture_png(picture.tensor, spec),
                 created,
             )
-            for index, path in enumerate(paths)
+            for index, picture in enumerate(pictures)
         ]
+
+    def _infer(
+        self, model: LocalModel, images: NDArray[np.floating], preparing: Callable[[], None]
+    ) -> Answer:
+        with self._refetching():
+            return self._sessions.infer(model, images, preparing)
+
+    @contextmanager
+    def _refetching(self) -> Iterator[None]:
+        """Asks the vendor anew next time where it does not host this artefact any more."""
+        try:
+            yield
+        except UnknownModelError:
+            with self._fetching:
+                self._model = None
+            raise
+
+
+def _read(path: Path, spec: Preprocessing, use: IntendedUse | None) -> _Picture:
+    from data_owner.images import read_image
+    from data_owner.intended_use import check
+    from data_owner.preprocess import preprocess
+
+    image = read_image(path)
+    warnings = tuple(check(image.meta, use)) if use else ()
+    return _Picture(path.name, preprocess(image, spec), warnings)
 
 
 def preprocessing_of(plan: Plan) -> Preprocessing:

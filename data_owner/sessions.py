@@ -2,16 +2,19 @@
 
 Life of a session here: FRESH (key_D drawn) -> BOUND (to the digest of plan, artefact and F; durable
 before the offline message leaves, which is sent once) -> STARTED (durable, key erased from disk,
-before the masked image leaves) -> BURNT. Whatever interrupts a session burns it; images are retried
-on fresh material only.
+before the masked image leaves) -> BURNT. Whatever interrupts a started session burns it; images are
+retried on fresh material only. A session that the vendor could not be asked for stays BOUND.
+
+Threads may share a clinic's sessions: each session is in the hands of one of them at a time.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,12 @@ from numpy.typing import NDArray
 
 from data_owner.artefacts import LocalModel
 from radiopaque.engine import data_owner as engine
-from radiopaque.errors import SessionError, SessionStateError
+from radiopaque.errors import (
+    RadiopaqueError,
+    SessionStateError,
+    StoreError,
+    UnknownSessionError,
+)
 from radiopaque.ledger import DATA_OWNER, Ledger, State
 from radiopaque.prg import KEY_BYTES, SecretKey, new_id
 from radiopaque.ring import RingArray, ring_dtype
@@ -42,7 +50,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Answer:
-    """The network's outputs [n, ...] and what the online phase took."""
+    """The network's outputs [n, ...] and what the online phase took.
+
+    ``prepared`` is set where no session was in stock and one was made for this answer.
+    """
 
     session: bytes
     outputs: NDArray[np.float64]
@@ -50,6 +61,7 @@ class Answer:
     prepare_seconds: float
     round_trips: int
     online_bytes: dict[str, int]
+    prepared: Prepared | None = None
 
 
 class Sessions:
@@ -62,23 +74,61 @@ class Sessions:
         self._model_owner = model_owner
         self._crypto_provider = crypto_provider
         self._deadline = deadline_seconds
+        self._mutex = threading.Lock()
+        self._held: set[bytes] = set()
 
     def close(self) -> None:
         """Let go of the ledger."""
         self._ledger.close()
 
     def stock(self, model: LocalModel) -> int:
-        """Prepared sessions of a model."""
-        return len(self._bound(model))
+        """Prepared sessions of a model that nobody is using."""
+        with self._mutex:
+            return len(self._free(model))
 
     def prepare(self, model: LocalModel) -> Prepared:
         """Make one session's material at all three parties. No image is needed for it."""
+        session = new_id()
+        with self._holding(session):
+            return self._prepare(model, session)
+
+    def infer(
+        self,
+        model: LocalModel,
+        images: NDArray[np.floating],
+        preparing: Callable[[], None] = lambda: None,
+    ) -> Answer:
+        """Run one session on preprocessed images [n, c, h, w].
+
+        Takes the oldest one in stock, or makes one and calls ``preparing`` first. Raises
+        TensorError before anything is sent. ProtocolError and TransportError burn the session once
+        the image was masked with it; before that they leave it in stock.
+        """
+        engine.encode_images(model.offer.plan, images)
+        while (session := self._take(model)) is not None:
+            with self._holding(session):
+                try:
+                    return self._run(model, session, images)
+                except _RefusedError:
+                    # the vendor does not have this material any more; nothing of the image has left
+                    self._ledger.burn(session)
+        preparing()
+        session = new_id()
+        with self._holding(session):
+            prepared = self._prepare(model, session)
+            try:
+                return replace(self._run(model, session, images), prepared=prepared)
+            except _RefusedError as refused:
+                self._ledger.burn(session)
+                raise refused.reason from None
+
+    def _prepare(self, model: LocalModel, session: bytes) -> Prepared:
         started = time.perf_counter()
         artefact, plan = model.offer.id, model.offer.plan
-        key = engine.SessionKey(artefact, new_id(), SecretKey.generate())
+        key = engine.SessionKey(artefact, session, SecretKey.generate())
         dealer, vendor = Counters(), Counters()
         self._ledger.create(
-            key.session,
+            session,
             artefact=artefact.artefact,
             peer=model.offer.name,
             secret=key.key_d.reveal(),
@@ -88,18 +138,18 @@ class Sessions:
             message = engine.prepare(plan, key, model.weights)
             secret = key.key_d.reveal() + message.output_mask.tobytes()
             self._ledger.advance(
-                key.session, State.FRESH, State.BOUND, binding=model.binding, secret=secret
+                session, State.FRESH, State.BOUND, binding=model.binding, secret=secret
             )
             reply = self._model_owner.upload(
                 "Prepare", _offline(model, message), pb.PrepareReply, vendor, self._deadline
             )
         except BaseException:
-            self._ledger.burn(key.session)
+            self._ledger.burn(session)
             raise
         finally:
             key.key_d.erase()
         return Prepared(
-            key.session,
+            session,
             time.perf_counter() - started,
             {
                 "crypto_provider_to_model_owner": reply.crypto_provider_to_model_owner_bytes,
@@ -111,49 +161,21 @@ class Sessions:
             },
         )
 
-    def infer(self, model: LocalModel, images: NDArray[np.floating]) -> Answer:
-        """Run one prepared session on preprocessed images [n, c, h, w].
-
-        Raises SessionStateError where none is prepared, TensorError before anything is sent;
-        ProtocolError and TransportError burn the session.
-        """
-        engine.encode_images(model.offer.plan, images)
-        while True:
-            bound = self._bound(model)
-            if not bound:
-                raise SessionStateError("no session is prepared for this model; prepare one first")
-            try:
-                return self._run(model, bound[0], images)
-            except _RefusedError as refused:
-                # the vendor does not have this material any more; nothing of the image has left
-                if len(bound) == 1:
-                    raise refused.reason from None
-
     def _run(self, model: LocalModel, session: bytes, images: NDArray[np.floating]) -> Answer:
-        plan = model.offer.plan
         opened = time.perf_counter()
         channel = self._model_owner.open("Infer", self._deadline)
         try:
             link = Link(channel, session)
             link.send(0, Kind.START)
-            secret = self._ledger.advance(session, State.BOUND, State.STARTED).secret or b""
-            run = engine.DataOwnerRun(
-                plan,
-                engine.SessionKey(model.offer.id, session, SecretKey(secret[:KEY_BYTES])),
-                _output_mask(model, secret),
-            )
-            del secret
             _wait_ready(link)
+            run = self._start(model, session)
             before = channel.counters.snapshot()
             began = time.perf_counter()
             outputs = run.infer(images, channel)
             finished = time.perf_counter()
-        except BaseException:
-            self._ledger.burn(session)
+        finally:
+            self._burn_started(session)
             _close_later(channel)
-            raise
-        self._ledger.burn(session)
-        _close_later(channel)
         online = channel.counters - before
         return Answer(
             session,
@@ -167,11 +189,45 @@ class Sessions:
             },
         )
 
-    def _bound(self, model: LocalModel) -> list[bytes]:
+    def _start(self, model: LocalModel, session: bytes) -> engine.DataOwnerRun:
+        """The session in memory, its key erased from the disk, before the image is masked."""
+        secret = self._ledger.advance(session, State.BOUND, State.STARTED).secret or b""
+        return engine.DataOwnerRun(
+            model.offer.plan,
+            engine.SessionKey(model.offer.id, session, SecretKey(secret[:KEY_BYTES])),
+            _output_mask(model, secret),
+        )
+
+    def _burn_started(self, session: bytes) -> None:
+        if self._ledger.get(session).state is not State.BOUND:
+            self._ledger.burn(session)
+
+    def _take(self, model: LocalModel) -> bytes | None:
+        """The oldest session in stock, held from now on."""
+        with self._mutex:
+            free = self._free(model)
+            if free:
+                self._held.add(free[0])
+            return free[0] if free else None
+
+    @contextmanager
+    def _holding(self, session: bytes) -> Iterator[None]:
+        """Keeps a session from other threads, also one that the vendor has not received yet."""
+        with self._mutex:
+            self._held.add(session)
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._held.discard(session)
+
+    def _free(self, model: LocalModel) -> list[bytes]:
         return [
             row.session
             for row in self._ledger.rows(State.BOUND)
-            if row.artefact == model.offer.id.artefact and row.binding == model.binding
+            if row.artefact == model.offer.id.artefact
+            and row.binding == model.binding
+            and row.session not in self._held
         ]
 
     def _reserve(self, key: engine.SessionKey, counters: Counters) -> None:
@@ -185,9 +241,9 @@ class Sessions:
 
 
 class _RefusedError(Exception):
-    """The vendor refused a session before the image was masked."""
+    """The vendor has lost a session, or used it, before the image was masked."""
 
-    def __init__(self, reason: SessionError) -> None:
+    def __init__(self, reason: RadiopaqueError) -> None:
         super().__init__(str(reason))
         self.reason = reason
 
@@ -195,7 +251,7 @@ class _RefusedError(Exception):
 def _wait_ready(link: Link) -> None:
     try:
         link.receive(0, Kind.READY, 0, 0)
-    except SessionError as error:
+    except (SessionStateError, UnknownSessionError, StoreError) as error:
         raise _RefusedError(error) from None
 
 
