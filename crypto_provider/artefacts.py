@@ -1,11 +1,13 @@
 """The artefacts that model owners registered: plan, key_B and who may have sessions dealt.
 
 One private file an artefact, written whole or not at all: magic, key_B (32 bytes), plan digest
-(32), length of the owner's name (2, big-endian), name, plan bytes.
+(32), length of the owner's name (2, big-endian), name, plan bytes, SHA-256 of the artefact's id
+and all that (32): a wrong key_B would make every later result wrong, and nobody would notice.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -21,6 +23,7 @@ from radiopaque.prg import SecretKey
 from radiopaque.wire.plans import load_plan
 
 _MAGIC = b"RPQART01"
+_DIGEST_BYTES = 32
 _FIXED_BYTES = len(_MAGIC) + 32 + 32 + 2
 
 
@@ -70,19 +73,18 @@ class Artefacts:
                     f"this crypto provider holds its limit of {self._most} models; remove old ones"
                 )
             name = owner.encode()
-            write_atomically(
-                self._path(key.id.artefact),
-                b"".join(
-                    (
-                        _MAGIC,
-                        key.key_b.reveal(),
-                        key.id.plan_digest,
-                        len(name).to_bytes(2, "big"),
-                        name,
-                        plan_bytes,
-                    )
-                ),
+            body = b"".join(
+                (
+                    _MAGIC,
+                    key.key_b.reveal(),
+                    key.id.plan_digest,
+                    len(name).to_bytes(2, "big"),
+                    name,
+                    plan_bytes,
+                )
             )
+            artefact = key.id.artefact
+            write_atomically(self._path(artefact), body + _checksum(artefact, body))
             self._known[key.id.artefact] = Registered(owner, plan, key)
 
     def get(self, artefact: bytes) -> Registered:
@@ -123,16 +125,22 @@ class Artefacts:
         return self._known[artefact]
 
 
+def _checksum(artefact: bytes, body: bytes) -> bytes:
+    return hashlib.sha256(artefact + body).digest()
+
+
 def _parse(path: Path, artefact: bytes) -> Registered:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) < _FIXED_BYTES or not data.startswith(_MAGIC):
+    body, stated = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    whole = len(body) >= _FIXED_BYTES and _checksum(artefact, body) == stated
+    if not whole or not body.startswith(_MAGIC):
         raise StoreError(f"{path} is damaged; delete it, the model owner registers it again")
     position = len(_MAGIC)
-    key_b, digest = data[position : position + 32], data[position + 32 : position + 64]
-    length = int.from_bytes(data[position + 64 : _FIXED_BYTES], "big")
-    owner = data[_FIXED_BYTES : _FIXED_BYTES + length].decode(errors="replace")
-    plan = load_plan(data[_FIXED_BYTES + length :], digest)
+    key_b, digest = body[position : position + 32], body[position + 32 : position + 64]
+    length = int.from_bytes(body[position + 64 : _FIXED_BYTES], "big")
+    owner = body[_FIXED_BYTES : _FIXED_BYTES + length].decode(errors="replace")
+    plan = load_plan(body[_FIXED_BYTES + length :], digest)
     return Registered(owner, plan, ArtefactKey(ArtefactId(digest, artefact), SecretKey(key_b)))

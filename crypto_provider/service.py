@@ -40,6 +40,7 @@ class CryptoProvider:
         self._artefacts = Artefacts(store / "artefacts", most=most_models)
         self._ledger = Ledger(store / "sessions.sqlite", CRYPTO_PROVIDER)
         self._most_reserved = most_reserved
+        self._admitting = threading.Lock()
         self._dealing = threading.BoundedSemaphore(concurrent_deals)
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -70,17 +71,19 @@ class CryptoProvider:
         session = messages.session_id(request.session)
         messages.digest(request.plan_digest, "plan digest")
         key = messages.key(request.key_d, "key_D")
-        if self._ledger.count(State.RESERVED) >= self._most_reserved:
-            raise ResourceError(
-                f"{self._most_reserved} sessions wait to be dealt, the limit here; try again later"
+        with self._admitting:
+            if self._ledger.count(State.RESERVED) >= self._most_reserved:
+                raise ResourceError(
+                    f"{self._most_reserved} sessions wait to be dealt, the limit here; "
+                    "try again later"
+                )
+            self._ledger.create(
+                session,
+                artefact=messages.artefact_id(request.artefact),
+                peer=call.peer.name,
+                binding=request.plan_digest,
+                secret=key,
             )
-        self._ledger.create(
-            session,
-            artefact=messages.artefact_id(request.artefact),
-            peer=call.peer.name,
-            binding=request.plan_digest,
-            secret=key,
-        )
         return pb.ReserveReply()
 
     def deal(self, request: pb.DealRequest, call: Call) -> Iterator[Frame]:
