@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +23,11 @@ from radiopaque.engine.model_owner import ModelOwnerRun
 from radiopaque.errors import (
     MessageOrderError,
     PlanDigestError,
-    RadiopaqueError,
     ResourceError,
     UnknownSessionError,
 )
 from radiopaque.files import make_private_directory
-from radiopaque.ledger import MODEL_OWNER, Ledger, State
+from radiopaque.ledger import MODEL_OWNER, Entry, Ledger, State
 from radiopaque.prg import KEY_BYTES, SecretKey
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.channel import Channel, Counters
@@ -60,6 +60,7 @@ class ModelOwner:
         self._limits = limits
         self._ledger = Ledger(store / "sessions.sqlite", MODEL_OWNER)
         self._material = MaterialStore(store / "material")
+        self._admitting = threading.Lock()
         self._inferring = threading.BoundedSemaphore(limits.concurrent_inferences)
         ready = {row.session for row in self._ledger.rows(State.READY)}
         self._material.sweep(ready.__contains__)
@@ -121,15 +122,16 @@ class ModelOwner:
             raise MessageOrderError("preparing a session begins with its header")
         model = self._check_header(first.header)
         session = first.header.session
-        self._check_limits(call)
         key_o, key_file = SecretKey.generate(), SecretKey.generate()
-        self._ledger.create(
-            session,
-            artefact=model.key.id.artefact,
-            peer=call.peer.name,
-            binding=first.header.binding,
-            secret=key_o.reveal() + key_file.reveal(),
-        )
+        with self._admitting:
+            self._check_limits(call)
+            self._ledger.create(
+                session,
+                artefact=model.key.id.artefact,
+                peer=call.peer.name,
+                binding=first.header.binding,
+                secret=key_o.reveal() + key_file.reveal(),
+            )
         try:
             reply = self._collect(Order(model, session, key_o), key_file, parts, call)
             self._ledger.advance(session, State.PREPARING, State.READY)
@@ -137,20 +139,21 @@ class ModelOwner:
             self._ledger.burn(session)
             self._material.delete(session)
             raise
+        finally:
+            key_o.erase()
+            key_file.erase()
         _log.info("session prepared", session=session, peer=str(call.peer), model=model.name)
         return reply
 
     def infer(self, channel: Channel, call: Call) -> None:
         """START, READY, and the online messages of one session."""
         start = channel.receive()
-        if start.kind is not Kind.START or len(start.payload):
-            raise MessageOrderError("an inference begins with START and no payload")
-        row = self._ledger.get(start.session)
-        if row.peer != call.peer.name:
-            # the same answer as for a session that never was: ids of others are nobody's business
-            raise UnknownSessionError(
-                f"session {start.session.hex()[:8]} is not known here; prepare another"
+        if start != Frame(start.session, 0, Kind.START):
+            raise MessageOrderError(
+                "an inference begins with START, gate 0, block 0 and no payload; "
+                f"got {start.kind.name} of gate {start.gate}, block {start.block}"
             )
+        row = self._session_of(call.peer.name, start.session)
         model = self._hosted.by_artefact(row.artefact)
         if not self._inferring.acquire(blocking=False):
             raise ResourceError(
@@ -168,6 +171,16 @@ class ModelOwner:
             model=model.name,
             received_bytes=call.counters.received_bytes,
             sent_bytes=call.counters.sent_bytes,
+        )
+
+    def _session_of(self, clinic: str, session: bytes) -> Entry:
+        """A clinic's own session. Other clinics' are answered like those that never were."""
+        with suppress(UnknownSessionError):
+            row = self._ledger.get(session)
+            if row.peer == clinic:
+                return row
+        raise UnknownSessionError(
+            f"session {session.hex()[:8]} of this clinic is not known here; prepare another"
         )
 
     def _run(self, model: HostedModel, session: bytes, channel: Channel) -> None:
@@ -242,11 +255,7 @@ class ModelOwner:
         finally:
             fetching.join()
         for failure in failures:
-            raise (
-                failure
-                if isinstance(failure, RadiopaqueError)
-                else RuntimeError("fetching corrections failed")
-            ) from failure
+            raise failure
         return pb.PrepareReply(
             crypto_provider_to_model_owner_bytes=counters.received_bytes,
             model_owner_to_crypto_provider_bytes=counters.sent_bytes,
