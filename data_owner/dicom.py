@@ -1,8 +1,7 @@
 """Reading one DICOM radiograph: parse, refuse what cannot be shown, decode, turn into grey.
 
 Only the elements listed in ``_KEYWORDS`` are ever parsed; names, numbers and addresses of patients
-are skipped in the file and exist nowhere in this process but in the file's bytes. The text elements
-among them are read as raw bytes, because pydicom quotes values that it finds odd in its warnings.
+are skipped in the file and exist nowhere in this process but in the file's bytes.
 
 A file is refused, with a child of :class:`radiopaque.errors.DicomError`, when it has no pixels,
 several frames, fewer pixels than declared, more than 16 bits, a palette, a transfer syntax without
@@ -37,7 +36,7 @@ from pydicom.uid import (
 )
 
 from data_owner import codestream, greyscale
-from data_owner.elements import EXPORT_AGAIN, Elements, refusing
+from data_owner.elements import EXPORT_AGAIN, Elements, refusing, silenced
 from data_owner.images import MAX_PIXELS, GreyImage, ImageMeta, check_size
 from radiopaque.errors import (
     DicomError,
@@ -71,6 +70,7 @@ _JPEG = (
 )
 _SUPPORTED = (*_NATIVE, *_JPEG, *JPEG2000TransferSyntaxes, RLELossless)
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 
 
@@ -95,7 +95,7 @@ def read_dicom(data: bytes, *, max_pixels: int = MAX_PIXELS) -> GreyImage:
     Pixel Padding Value become black. The first VOI LUT is preferred to the first window.
     Raises ``DicomError`` or one of its children, or ``ImageError`` above ``max_pixels``.
     """
-    with refusing("not a usable DICOM image"):
+    with silenced(), refusing("not a usable DICOM image"):
         return _read(data, max_pixels)
 
 
@@ -199,14 +199,15 @@ def _check_pixel_format(elements: Elements) -> bool:
         )
     if elements.integer("PixelRepresentation") not in (0, 1):
         raise DicomError(f"the pixel representation is neither 0 nor 1; {EXPORT_AGAIN}")
-    photometric = elements.code("PhotometricInterpretation") or "unknown"
-    if photometric in ("MONOCHROME1", "MONOCHROME2") and samples == 1:
+    photometric = elements.text("PhotometricInterpretation")
+    if photometric in _GREY and samples == 1:
         return False
     capture = elements.text("SOPClassUID") == _SECONDARY_CAPTURE
     if capture and photometric in _COLOUR and samples == 3 and used == 8:
         return True
+    shown = photometric if photometric in _COLOUR | _GREY | {"PALETTE COLOR"} else "unknown"
     raise DicomError(
-        f"photometric interpretation {photometric}, {samples} sample(s) of {used} bits, is not a "
+        f"photometric interpretation {shown}, {samples} sample(s) of {used} bits, is not a "
         "grey radiograph; send MONOCHROME1 or MONOCHROME2 (8-bit RGB only as secondary capture)"
     )
 
@@ -222,7 +223,7 @@ def _check_pixel_data(elements: Elements, syntax: UID, rows: int, columns: int) 
             raise TruncatedPixelDataError(
                 f"has {found} of the {expected} bytes of pixels declared; {EXPORT_AGAIN}"
             )
-        if found >= 2 * expected:
+        if found >= 2 * expected and found > expected + expected % 2:
             raise MultiFrameError(
                 f"has {found} bytes of pixels, {expected} are one frame; send a single frame"
             )

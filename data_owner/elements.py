@@ -1,12 +1,16 @@
 """Reading single DICOM elements without trusting them, and without pydicom quoting them.
 
-Text is taken from the file's raw bytes: pydicom would validate it and quote odd values in warnings
-and log lines, and some of these elements (age, dates) are about the patient.
+pydicom quotes odd values in warnings and log lines. That can be any part of a file: a damaged
+length makes one element swallow the next ones, patient's name included. So it is silenced while a
+file is read, and text is taken from the raw bytes, which pydicom does not validate.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -24,6 +28,26 @@ EXPORT_AGAIN = "export the image again from the archive"
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
 _PERIODS_PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
+
+
+_READING = threading.Lock()
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keep pydicom's warnings and log records from everybody, for one reader at a time.
+
+    Both switches belong to the process: the lock keeps two readers from restoring them wrongly.
+    """
+    logger = logging.getLogger("pydicom")
+    with _READING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        level = logger.level
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 @contextmanager
