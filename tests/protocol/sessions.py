@@ -103,10 +103,17 @@ def run_session(
     weights: Weights,
     image: NDArray[np.floating],
     deviation: Callable[[Session], Serve] | None = None,
+    again: Session | None = None,
 ) -> Session:
-    """A session with fresh keys, artefact included; ``deviation`` replaces the model owner."""
+    """A session with fresh keys, artefact included; ``deviation`` replaces the model owner.
+
+    ``again`` reuses that session's keys and ids, which nothing outside tests may do.
+    """
     key = artefacts.ArtefactKey.generate(p.plan_digest(encode_plan(plan)))
     key_d, key_o, session = SecretKey.generate(), SecretKey.generate(), new_id()
+    if again is not None:
+        key, session = again.artefact, again.session
+        key_d, key_o = SecretKey(again.key_d), SecretKey(again.key_o)
     masked = artefacts.mask_weights(plan, weights, key)
     own = data_owner.SessionKey(key.id, session, key_d)
     message = data_owner.prepare(plan, own, artefacts.MaskedWeights.parse(plan, masked))
@@ -246,11 +253,15 @@ def deviating(payload: Callable[[Due, bytes], bytes]) -> Callable[[Session], Ser
     return make
 
 
-def _substituted(
+def substituted(
     monkeypatch: pytest.MonkeyPatch,
     role: str,
     words: Callable[..., NDArray[np.unsignedinteger] | None],
 ) -> None:
+    """Let ``words(streams, original, gate, quantity, shape, dtype)`` stand in for a role's streams.
+
+    Where it gives None the stream stays as it is.
+    """
     original = Streams.words
 
     def patched(
@@ -271,14 +282,14 @@ def watched(monkeypatch: pytest.MonkeyPatch, role: str, see: Callable[[int, str]
     def look(self: Streams, original: object, gate: int, name: str, *_: object) -> None:
         see(gate, name)
 
-    _substituted(monkeypatch, role, look)
+    substituted(monkeypatch, role, look)
 
 
 @contextmanager
 def left_out(role: str, quantity: str) -> Iterator[None]:
     """A masking quantity is zero."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        _substituted(
+        substituted(
             monkeypatch,
             role,
             lambda self, original, gate, name, shape, dtype: (
@@ -292,7 +303,7 @@ def left_out(role: str, quantity: str) -> Iterator[None]:
 def shared_by_gates(role: str, quantity: str) -> Iterator[None]:
     """All gates draw a masking quantity from one stream: the gate id is left out of its name."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        _substituted(
+        substituted(
             monkeypatch,
             role,
             lambda self, original, gate, name, shape, dtype: (
@@ -307,7 +318,7 @@ def shared_by_sessions(role: str, quantity: str) -> Iterator[None]:
     """All sessions (or artefacts) draw a masking quantity from the same streams."""
     fixed = Streams(SecretKey(bytes(32)), bytes(32), bytes(16), role)  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        _substituted(
+        substituted(
             monkeypatch,
             role,
             lambda self, original, gate, name, shape, dtype: (
@@ -321,7 +332,7 @@ def shared_by_sessions(role: str, quantity: str) -> Iterator[None]:
 def given_pads(pads: Pads) -> Iterator[None]:
     """The data owner's streams are these; asking for any other is an error."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        _substituted(
+        substituted(
             monkeypatch,
             "data-owner",
             lambda self, original, gate, name, shape, dtype: (
