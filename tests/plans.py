@@ -28,6 +28,11 @@ class PlanBuilder:
             p.Step(p.Input(), (), shape, fraction_bits, limit=self.full if limit is None else limit)
         ]
 
+    @property
+    def last(self) -> int:
+        """The number of the newest value."""
+        return len(self._steps) - 1
+
     def add(
         self,
         gate: p.Gate,
@@ -47,12 +52,12 @@ class PlanBuilder:
                 limit=first.limit if limit is None else limit,
             )
         )
-        return len(self._steps) - 1
+        return self.last
 
     def finish(self, bits: int | None = None, position: int = 0, fraction_bits: int = 0) -> p.Plan:
         """Reveal the last value: by default as many of its low bits as an output may have."""
         bits = min(self.ring_bits, 63) if bits is None else bits
-        last = len(self._steps) - 1
+        last = self.last
         if self._steps[last].limit >= 1 << (position + bits - 1):
             # what is tested here is arithmetic mod 2**bits; the promise only has to fit the window
             step = self._steps[last]
