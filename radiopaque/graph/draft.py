@@ -7,8 +7,8 @@ yet, and the two gates that only exist because of scales and masks are still one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -109,6 +109,13 @@ class Op:
     tensor: str = ""
     origin: str = ""
     bound: Interval | None = None
+
+    def renumbered(self, places: Mapping[int, int] | Sequence[int]) -> Op:
+        """The same op where value v has the number ``places[v]``."""
+        kind = self.kind
+        if isinstance(kind, Combine):
+            kind = replace(kind, hull=tuple(places[v] for v in kind.hull))
+        return replace(self, kind=kind, inputs=tuple(places[v] for v in self.inputs))
 
 
 @dataclass

@@ -32,6 +32,7 @@ from radiopaque.graph.draft import (
     Source,
     Sum,
 )
+from radiopaque.graph.rounding import round_weights
 from radiopaque.graph.scales import (
     WINDOWS,
     Policy,
@@ -169,13 +170,16 @@ class _Emitter:
                 + self._message(max(abs(v) for v in self.found[self.current]))
             )
         number = self._add(kind.gate, [x], op.shape, scale, self._promised(scale, 0))
-        self.linear[number] = self._ring(kind.weights, ratio)
+        self.linear[number] = self._words(round_weights(kind.gate, kind.weights * float(ratio)))
         return number
 
     def _ring(self, values: NDArray[np.float64], scale: Fraction) -> NDArray[np.unsignedinteger]:
-        stored = np.rint(values * float(scale))
+        return self._words(np.rint(values * float(scale)))
+
+    def _words(self, stored: NDArray[np.float64]) -> NDArray[np.unsignedinteger]:
+        """Integer-valued reals as two's complement ring words."""
         if not (np.abs(stored) < 2.0 ** min(self.policy.ring_bits - 1, 62)).all():
-            raise ModelRangeError(self._message(float(np.abs(values).max())))
+            raise ModelRangeError(self._message(max(abs(v) for v in self.found[self.current])))
         words = stored.astype(np.int64).astype(np.uint64)
         return words.astype(ring_dtype(self.policy.ring_bits))
 
@@ -326,7 +330,8 @@ def _split(scale: Fraction, op: Op) -> tuple[int, int]:
     """A scale as odd divisor and fraction bits."""
     if scale.denominator != 1:
         raise ModelRangeError(
-            f"tensor {op.origin!r}: no fraction bits are left; use --ring 64, or normalise the layer"
+            f"tensor {op.origin!r}: no fraction bits are left; use --ring 64, "
+            "or normalise the layer"
         )
     bits = (scale.numerator & -scale.numerator).bit_length() - 1
     return scale.numerator >> bits, bits

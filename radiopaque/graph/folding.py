@@ -37,14 +37,7 @@ def prune(ops: Sequence[Op]) -> list[Op]:
         if number in needed:
             needed.update(ops[number].inputs)
     places = {number: place for place, number in enumerate(sorted(needed))}
-    kept = []
-    for number in sorted(needed):
-        op = ops[number]
-        kind = op.kind
-        if hull := getattr(kind, "hull", ()):
-            kind = replace(kind, hull=tuple(places[v] for v in hull))  # type: ignore[type-var]
-        kept.append(replace(op, kind=kind, inputs=tuple(places[v] for v in op.inputs)))
-    return kept
+    return [ops[number].renumbered(places) for number in sorted(needed)]
 
 
 def _is_multiply(op: Op) -> bool:
@@ -80,10 +73,7 @@ class _Backwards:
         readers = consumers(self.old)
         places: list[int] = []
         for number, op in enumerate(self.old):
-            kind = op.kind
-            if hull := getattr(kind, "hull", ()):
-                kind = replace(kind, hull=tuple(places[v] for v in hull))  # type: ignore[type-var]
-            moved = replace(op, kind=kind, inputs=tuple(places[v] for v in op.inputs))
+            moved = op.renumbered(places)
             place: int | None = None
             if _is_multiply(op):
                 place = self._scale(moved.inputs[0], linear_of(op).weights, moved)

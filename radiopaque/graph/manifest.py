@@ -81,7 +81,7 @@ class Manifest:
     task: Task
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    intended_use: IntendedUse = IntendedUse()
+    intended_use: IntendedUse = field(default_factory=IntendedUse)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training_data: Mapping[str, Any] = field(default_factory=dict)
     ranges: Mapping[str, Range] = field(default_factory=dict)

@@ -40,7 +40,7 @@ class Imported:
 
 
 def import_model(model: onnx.ModelProto, batch: int | None = None) -> Imported:
-    """Convert a checked model. ``batch`` replaces a symbolic first dimension of the input (None: 1).
+    """Convert a checked model. ``batch`` replaces a symbolic first dimension of the input.
 
     Raises ModelFileError, UnsupportedOpsetError, InvalidWeightsError.
     """
@@ -189,7 +189,7 @@ class _Importer:
                     "a function of the model; remedy: inline it, "
                     "onnx.inliner.inline_local_functions(model)"
                     if local
-                    else "no standard operator; remedy: export the model with standard operators only"
+                    else "no standard operator; remedy: export the model with those only"
                 )
             )
             return
@@ -273,7 +273,7 @@ def _attribute(attribute: onnx.AttributeProto) -> Attribute:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
+        return np.asarray(numpy_helper.to_array(value))
     if isinstance(value, int | float):
         return value
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -22,7 +22,7 @@ from math import ceil, floor, inf, log2
 import numpy as np
 
 from radiopaque.errors import ModelRangeError
-from radiopaque.graph.draft import Combine, Interval, Linear, Op, Relu, Result, Settle, Sum
+from radiopaque.graph.draft import Interval, Linear, Op, Relu, Result, Settle, Sum
 from radiopaque.graph.plan import Linear as LinearGate
 from radiopaque.graph.plan import MatrixProduct
 
@@ -56,8 +56,8 @@ class Policy:
 
 
 POLICIES = {
-    32: Policy(32, 11, 13, 6, 10, 24),
-    64: Policy(64, 16, 18, 16, 16, 24),
+    32: Policy(32, 11, 13, 6, 5, 24),
+    64: Policy(64, 16, 18, 16, 12, 24),
 }
 
 

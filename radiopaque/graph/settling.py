@@ -45,15 +45,10 @@ class _Inserter:
         self.known = known_masks(self.old)
         self.readers = consumers(self.old)
         for op in self.old:
-            kind = op.kind
-            if isinstance(kind, Linear):
-                inputs = [self._settle(value) for value in op.inputs]
-            else:
-                inputs = [self.places[value] for value in op.inputs]
-                if hull := getattr(kind, "hull", ()):
-                    moved = tuple(self.places[v] for v in hull)
-                    kind = replace(kind, hull=moved)  # type: ignore[type-var]
-            self.places.append(self._add(replace(op, kind=kind, inputs=tuple(inputs))))
+            moved = op.renumbered(self.places)
+            if isinstance(op.kind, Linear):
+                moved = replace(moved, inputs=tuple(self._settle(value) for value in op.inputs))
+            self.places.append(self._add(moved))
         return self.ops
 
     def _add(self, op: Op) -> int:

@@ -112,7 +112,7 @@ def matmul(context: Context, node: Node) -> int:
 
 
 def batch_normalisation(context: Context, node: Node) -> int:
-    """A factor and a summand for each channel; folded into a convolution before it if there is one."""
+    """A factor and a summand for each channel, to be folded into the convolution before it."""
     if node.integer("training_mode", 0):
         raise NotLowered("batch norm in training mode", "export the model after model.eval()")
     context.only_first_output(node, "the running statistics")

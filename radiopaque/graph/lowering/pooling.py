@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from radiopaque.graph import plan as p
-from radiopaque.graph.draft import Draft, Sum
+from radiopaque.graph.draft import Draft, Reals, Sum
 from radiopaque.graph.ir import Node
 from radiopaque.graph.lowering.context import Context, NotLowered
 from radiopaque.graph.lowering.windows import UNIT, Window, windows
@@ -140,12 +140,13 @@ def average_pool(context: Context, node: Node) -> int:
     return draft.reshape(y, context.shape(node.output))
 
 
-def _counts(window: Window, included: bool) -> np.ndarray:
+def _counts(window: Window, included: bool) -> Reals:
     """Elements that each window along one axis counts: real ones, or explicit padding too."""
     low, high = (-window.begin, window.size + window.end) if included else (0, window.size)
     starts = np.arange(window.count) * window.stride - window.begin
     positions = starts[:, np.newaxis] + np.arange(window.kernel) * window.dilation
-    return ((positions >= low) & (positions < high)).sum(axis=1).astype(np.float64)
+    inside = (positions >= low) & (positions < high)
+    return np.asarray(inside.sum(axis=1), np.float64)
 
 
 def global_average_pool(context: Context, node: Node) -> int:
