@@ -107,8 +107,12 @@ class CryptoProvider:
                 self._ledger.advance(session, State.RESERVED, State.DEALT).secret or b""
             )
             inputs = DealInputs(registered.plan, artefact, session, key_d, key_o, maps)
-            yield from deal(inputs)
+            try:
+                yield from deal(inputs)
+            finally:
+                key_d.erase()
         finally:
+            key_o.erase()
             self._dealing.release()
             self._ledger.burn(session)
         _log.info(
