@@ -39,7 +39,8 @@ def encode(values: NDArray[np.floating], scale: Fraction, ring_bits: int, limit:
     reals = np.asarray(values, np.float64)
     if not np.isfinite(reals).all():
         raise TensorError("the input holds NaN or infinity; check the preprocessing of the image")
-    stored = np.rint(reals * float(scale))
+    with np.errstate(over="ignore"):  # infinity is over every limit
+        stored = np.rint(reals * float(scale))
     largest = float(np.abs(stored).max(initial=0.0))
     if largest > limit:
         raise TensorError(
