@@ -65,14 +65,19 @@ def publish(
     training: Sequence[Sample],
     validation: Sequence[Sample],
     test: Sequence[Sample],
+    unused: Sequence[Sample],
     output: Path,
 ) -> None:
-    """Export a trained network and write its manifest and card with figures of the ONNX file."""
+    """Export a trained network and write its manifest and card with figures of the ONNX file.
+
+    `unused` is the data set's own validation folder: reported in the card, may be empty.
+    """
     from training.card import render_card
     from training.evaluate import evaluate_logits, normalise
     from training.export import export, run
     from training.files import write_atomically
     from training.manifest import ONNX_FILE, build_manifest, write_manifest
+    from training.metrics import confusion_matrix
 
     # As the manifest states them, so that the figures are those of a reader of the manifest.
     mean, std = round(result.mean, 6), round(result.std, 6)
@@ -93,12 +98,17 @@ def publish(
     on_fresh = (
         evaluate_logits(test_logits[fresh], [test[index] for index in fresh]) if fresh else None
     )
+    on_unused = None
+    if unused:
+        # Too few images, and a class missing: counts say all that can be said.
+        unused_logits = run(onnx_path, normalise(load_images(unused), mean, std))
+        on_unused = confusion_matrix(unused_logits, labels_of(unused)).tolist()
     counts = Counter(CLASSES[sample.label] for sample in training)
     manifest = build_manifest(
         onnx_path, mean, std, on_test, on_validation, dict(sorted(counts.items()))
     )
     write_manifest(manifest, output / "manifest.json")
-    card = render_card(manifest, on_fresh, float(abs(test_logits).max()))
+    card = render_card(manifest, on_fresh, on_unused, float(abs(test_logits).max()))
     write_atomically(output / "card.md", card.encode("utf-8"))
     for name, evaluation in (("validation", on_validation), ("test", on_test)):
         figures = "  ".join(f"{key} {value:.4f}" for key, value in evaluation.values.items())
@@ -121,6 +131,8 @@ def main() -> None:
     config = replace(TrainingConfig(), **chosen)
     try:
         test = index_folder(arguments.data / "test")
+        own_validation = arguments.data / "val"
+        unused = index_folder(own_validation) if own_validation.is_dir() else []
         training, validation = split_by_patient(
             index_folder(arguments.data / "train"), VALIDATION_FRACTION, config.seed
         )
@@ -132,7 +144,7 @@ def main() -> None:
             report=lambda line: print(line, flush=True),
         )
         print(f"trained in {result.seconds:.0f} s")
-        publish(result, training, validation, test, arguments.output)
+        publish(result, training, validation, test, unused, arguments.output)
     except DataError as error:
         parser.exit(2, f"error: {error}\n")
 

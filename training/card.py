@@ -77,7 +77,7 @@ Population: {population}. Changes: {changes}.
 Training and validation are cut by the patient in the file name (`personN`, `IM-NNNN`). The network
 is trained from random weights with SGD, class weights, label smoothing, growing image sizes and
 small affine and brightness changes, no mirror images. The last epoch is shipped; the validation
-folder of the data set (16 images) is not used. Repeat it with `python -m training`.
+folder of the data set is too small for that and was left out. Repeat it with `python -m training`.
 
 ## Figures
 
@@ -98,7 +98,7 @@ Confusion on the test images (rows: truth, columns: top class):
 Nothing was chosen by either set; how far the two columns lie apart shows how much such figures
 depend on which images are measured. Another hospital's images can be much further away.
 
-{fresh_paragraph}
+{fresh_paragraph}{unused_paragraph}
 
 ## Known shortcut
 
@@ -111,7 +111,7 @@ origin can be much lower.
 ## Limits
 
 - One hospital, one age group, labels from one reading process; no external validation.
-- Bacterial and viral pneumonia look alike on many radiographs; the classes are told apart badly there.
+- Bacterial and viral pneumonia look alike on many radiographs; expect one taken for the other.
 - No other finding is known to the model: every image is called one of three classes.
 - The probabilities are not calibrated (label smoothing makes them cautious).
 - Text, markers and tubes in an image can influence the result.
@@ -120,11 +120,17 @@ origin can be much lower.
 """
 
 
-def render_card(manifest: dict[str, Any], fresh: Evaluation | None, largest_logit: float) -> str:
+def render_card(
+    manifest: dict[str, Any],
+    fresh: Evaluation | None,
+    unused: list[list[int]] | None,
+    largest_logit: float,
+) -> str:
     """Return the card, Markdown with a YAML header in the style of Hugging Face.
 
     `fresh` has the figures on test images whose patient number does not occur in the training
-    folder, where there are any; `largest_logit` is the largest absolute one on the test images.
+    folder, where there are any; `unused` the confusion counts on the data set's own validation
+    folder; `largest_logit` is the largest absolute one on the test images.
     """
     metrics, use = manifest["metrics"], manifest["intended_use"]
     data, preprocessing = manifest["training_data"], manifest["preprocessing"]
@@ -162,6 +168,7 @@ def render_card(manifest: dict[str, Any], fresh: Evaluation | None, largest_logi
             for name, row in zip(classes, metrics["confusion"], strict=True)
         ),
         fresh_paragraph=_fresh_paragraph(fresh),
+        unused_paragraph=_unused_paragraph(unused, classes),
     )
 
 
@@ -186,4 +193,18 @@ def _fresh_paragraph(fresh: Evaluation | None) -> str:
         f"{opening} On the {fresh.images} test images whose number does not occur in the training "
         f"folder, accuracy is {fresh.values['accuracy']:.3f} and macro AUC "
         f"{fresh.values['macro_auc']:.3f} ({area[0]:.3f} to {area[1]:.3f})."
+    )
+
+
+def _unused_paragraph(unused: list[list[int]] | None, classes: list[str]) -> str:
+    if unused is None:
+        return ""
+    rows = [
+        f"{name} {row[label]} of {sum(row)}"
+        for label, (name, row) in enumerate(zip(classes, unused, strict=True))
+        if sum(row)
+    ]
+    return (
+        f"\n\nThe data set's own validation folder ({sum(map(sum, unused))} images, used for "
+        f"nothing) is too small for a rate. Right there: {', '.join(rows)}."
     )

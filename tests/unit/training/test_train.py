@@ -112,7 +112,7 @@ def test_stages_are_parsed() -> None:
 
 
 def write_data_set(root: Path) -> None:
-    for split, count in (("train", 20), ("test", 6)):
+    for split, count in (("train", 20), ("val", 2), ("test", 6)):
         for number in range(count):
             for label, name in (
                 (0, f"NORMAL/IM-{number:04d}-0001.jpeg"),
@@ -145,6 +145,7 @@ def test_the_command_writes_model_manifest_and_card(
     card = (output / "card.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert f"| accuracy | {manifest['metrics']['accuracy']:.3f} |" in card
+    assert "own validation folder (6 images" in card
     assert "test: 18 images" in capsys.readouterr().out
 
 
