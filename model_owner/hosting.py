@@ -78,7 +78,7 @@ class Hosted:
 def version_key(version: str) -> list[tuple[int, str]]:
     """Orders 1.10 after 1.9."""
     return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"[.+-]", version)
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"[.+-]", version)
     ]
 
 

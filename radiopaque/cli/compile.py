@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import typer
@@ -65,7 +66,8 @@ def _compile(
 
     from radiopaque.graph.report import render
 
-    console = Console()
+    # A file or a pipe has no width of its own; the table needs more than the usual 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 150)
     render(compiled.report, console)
     print_cost(compiled.plan, console)
     console.print(

@@ -94,7 +94,7 @@ def _models(config: Path = _CONFIG, as_json: bool = _JSON) -> None:
         print(json.dumps({"models": rows}))
         return
     for name, version, digest in models:
-        print(f"{name} {version}  plan {digest[:16]}")
+        print(f"{printable(name)} {printable(version)}  plan {digest[:16]}")
 
 
 def setup_bytes(client: Client) -> dict[str, int]:
@@ -122,28 +122,37 @@ def _progress() -> Iterator[Callable[[str], None]]:
         yield lambda _: None
         return
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(stderr=True)
     with console.status("connecting") as status:
-        yield status.update
+        yield lambda text: status.update(escape(printable(text)))
 
 
 def _show(report: InferenceReport) -> None:
     from rich.console import Console
 
+    def line(text: str, style: str = "") -> None:
+        # names come from files and from the vendor: no markup, nothing that steers a terminal
+        console.print(printable(text), style=style, markup=False, highlight=False)
+
     console = Console()
-    console.print(f"[bold]{report.image}[/bold]  {report.model} {report.version}")
+    line(f"{report.image}  {report.model} {report.version}", "bold")
     for name, value in _lines(report):
         bar = "█" * round(30 * value) if report.probabilities else ""
-        console.print(f"  {name:<24} {value:8.4f}  {bar}", highlight=False)
+        line(f"  {name:<24} {value:8.4f}  {bar}")
     for warning in report.warnings:
-        console.print(f"  [yellow]warning: {warning}[/yellow]", highlight=False)
+        line(f"  warning: {warning}", "yellow")
     sent = sum(report.online_bytes.values()) / 1e6
-    console.print(
+    line(
         f"  {report.online_seconds:.2f} s online, {sent:.1f} MB, {report.round_trips} round trips. "
-        "Not for diagnosis.",
-        highlight=False,
+        "Not for diagnosis."
     )
+
+
+def printable(text: str) -> str:
+    """A text without control characters, for the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _lines(report: InferenceReport) -> list[tuple[str, float]]:

@@ -14,6 +14,8 @@ import typer
 
 from radiopaque.errors import ConfigError
 
+_SAMPLE = "person1946_bacteria_4874.dcm"
+
 
 def register(application: typer.Typer) -> None:
     """Add the sub-command."""
@@ -32,7 +34,7 @@ def _demo(
 
     root = _data_root()
     chosen_model = model or root / "models" / "pneumonia-resnet18"
-    chosen_image = image or _first_sample(root)
+    chosen_image = image or _sample(root)
     with tempfile.TemporaryDirectory(prefix="radiopaque-demo-") as folder, _status() as tell:
         result = run_demo(Path(folder), chosen_model, chosen_image, ring, output, tell)
     if as_json:
@@ -51,11 +53,11 @@ def _data_root() -> Path:
     )
 
 
-def _first_sample(root: Path) -> Path:
-    samples = sorted((root / "samples" / "dicom").glob("*.dcm"))
-    if not samples:
-        raise ConfigError("no DICOM below samples/dicom; give --image")
-    return samples[0]
+def _sample(root: Path) -> Path:
+    sample = root / "samples" / "dicom" / _SAMPLE
+    if not sample.exists():
+        raise ConfigError(f"{sample} is missing; give --image")
+    return sample
 
 
 @contextmanager
@@ -65,23 +67,26 @@ def _status() -> Iterator[Any]:
         yield lambda text: print(f"- {text}", file=sys.stderr, flush=True)
         return
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(stderr=True)
     with console.status("starting") as status:
 
         def tell(text: str) -> None:
-            console.print(f"[dim]-[/dim] {text}", highlight=False)
-            status.update(text)
+            console.print(f"- {text}", markup=False, highlight=False)
+            status.update(escape(text))
 
         yield tell
 
 
 def _show(result: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    console.print(f"\n[bold]{result['image']}[/bold] with {result['model']} {result['version']}")
+    title = f"{result['image']} with {result['model']} {result['version']}"
+    console.print(f"\n[bold]{escape(title)}[/bold]", highlight=False)
     table = Table(box=None, pad_edge=False)
     for title in ("class", "secure", "plaintext (onnxruntime)"):
         table.add_column(title, justify="left" if title == "class" else "right")
@@ -92,7 +97,7 @@ def _show(result: dict[str, Any]) -> None:
         strict=True,
     )
     for name, secure, plain in rows:
-        table.add_row(name, f"{secure:.4f}", f"{plain:.4f}")
+        table.add_row(escape(name), f"{secure:.4f}", f"{plain:.4f}")
     console.print(table)
     online, offline = result["online_bytes"], result["offline_bytes"]
     console.print(
@@ -111,14 +116,11 @@ def _show(result: dict[str, Any]) -> None:
         f"setup    {_mb(setup)} once per model (plan and masked weights)\n", highlight=False
     )
     for warning in result["warnings"]:
-        console.print(f"[yellow]warning: {warning}[/yellow]", highlight=False)
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     console.print(
-        "[bold]data owner[/bold]       saw its image, masked weights and the result; "
-        "not the model's weights\n"
-        "[bold]model owner[/bold]      saw its weights and uniformly random numbers; "
-        "not the image, not the result\n"
-        "[bold]crypto provider[/bold]  saw the public plan and keys for randomness; "
-        "no image, no weight, no result",
+        "[bold]data owner[/bold]       saw its image and the result; not the weights\n"
+        "[bold]model owner[/bold]      saw random numbers; not the image, not the result\n"
+        "[bold]crypto provider[/bold]  saw the plan and keys; no image, no weight, no result",
         highlight=False,
     )
     console.print("Holds for semi-honest parties that do not collude. Not for diagnosis.")

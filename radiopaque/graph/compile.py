@@ -18,7 +18,7 @@ from radiopaque.graph.manifest import Manifest
 from radiopaque.graph.onnx_file import check_model, load_model
 from radiopaque.graph.onnx_import import import_model
 from radiopaque.graph.passes import prune, simplify
-from radiopaque.graph.plan import Plan, Task
+from radiopaque.graph.plan import Plan, Preprocessing, Task
 from radiopaque.graph.report import Report, make_report
 from radiopaque.graph.scales import POLICIES, targets
 from radiopaque.graph.settling import insert_settles
@@ -81,6 +81,8 @@ def compile_model(
     draft = validate_support(simplified.graph, (*imported.problems, *simplified.problems))
     ops = insert_settles(fold(draft.ops))
     policy = POLICIES[ring_bits]
+    if ranges is not None and manifest is not None:
+        ranges = _reachable(ranges, imported.graph.input, manifest.preprocessing, margin)
     found = intervals(ops, Promise(ranges, margin))
     emitted = emit(ops, found, targets(ops, found, policy, margin), policy, output_bits)
     plan = _plan(emitted, manifest, simplified.task, ring_bits, name, version, model)
@@ -102,6 +104,19 @@ def check_support(model: Path | onnx.ModelProto, batch: int | None = None) -> tu
     except UnsupportedModelError as error:
         return error.problems
     return ()
+
+
+def _reachable(
+    ranges: Mapping[str, Interval], tensor: str, spec: Preprocessing, margin: float
+) -> Mapping[str, Interval]:
+    """Ranges in which the input, margin included, covers all that preprocessing can produce.
+
+    A clinic must never have to refuse an image: the vendor would learn which.
+    """
+    low = min(-m / s for m, s in zip(spec.mean, spec.std, strict=True)) / margin
+    high = max((1 - m) / s for m, s in zip(spec.mean, spec.std, strict=True)) / margin
+    before = ranges.get(tensor, (low, high))
+    return {**ranges, tensor: (min(low, before[0]), max(high, before[1]))}
 
 
 def _plan(

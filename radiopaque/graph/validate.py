@@ -16,11 +16,17 @@ from radiopaque.graph import plan as p
 MAX_STEPS = 20_000
 MAX_ELEMENTS = 1 << 28
 """Largest value; a plan that asks for more is refused before memory is taken."""
-MAX_TOTAL_ELEMENTS = 1 << 33
-"""All values and weights of a plan together."""
+MAX_WEIGHTS = 1 << 30
+"""All weights of a plan together, as the kernels pack them."""
+MAX_LIVE_ELEMENTS = 1 << 30
+"""Values that exist at one time."""
+MAX_OPENED_ELEMENTS = 1 << 28
+"""Elements truncated or compared in one session; each takes about 70 bytes at every party."""
 MAX_MULTIPLY_ADDS = 1 << 42
 """Work of a plan, a few minutes on one core: whoever serves it must be able to finish."""
 MAX_RANK = 8
+MAX_TEXT = 1000
+"""Characters of a name, class or statement."""
 COMPARED_BITS = (18, 24, 30)
 """Windows of the comparison: 3, 4 or 5 chunks of 6 bits."""
 MAX_FRACTION_BITS = 62
@@ -36,27 +42,29 @@ def validate_plan(plan: p.Plan) -> None:
         raise PlanError("step 0 must be the input")
     if not isinstance(plan.steps[-1].gate, p.Output):
         raise PlanError("the last step must be the output")
-    total = work = 0
+    work = opened = 0
     for number, step in enumerate(plan.steps):
         try:
             _check_step(plan, number, step)
         except PlanError as error:
             raise PlanError(f"step {number} ({type(step.gate).__name__}): {error}") from None
-        total += step.size
         work += _multiply_adds(plan, step)
-    total += sum(prod(shape) for _, shape in plan.weight_shapes())
-    if total > MAX_TOTAL_ELEMENTS:
-        raise PlanError(
-            f"the plan's values and weights have {total} elements, over {MAX_TOTAL_ELEMENTS}"
-        )
-    if work > MAX_MULTIPLY_ADDS:
-        raise PlanError(f"the plan takes {work} multiply-adds, over {MAX_MULTIPLY_ADDS}")
+        opened += step.size if isinstance(step.gate, p.Relu | p.Truncate) else 0
+    for what, found, most in (
+        ("multiply-adds", work, MAX_MULTIPLY_ADDS),
+        ("truncated and compared elements", opened, MAX_OPENED_ELEMENTS),
+        ("weights", _packed_weights(plan), MAX_WEIGHTS),
+        ("elements at one time", _live_elements(plan), MAX_LIVE_ELEMENTS),
+    ):
+        if found > most:
+            raise PlanError(f"the plan takes {found} {what}, over the limit of {most}")
     known = plan.dealer_knows()
     for number, step in enumerate(plan.steps):
         if isinstance(step.gate, p.LINEAR_GATES) and not known[step.inputs[0]]:
             raise PlanError(
                 f"step {number} multiplies a value with a derived mask; it needs a Remask before it"
             )
+    _check_names(plan)
     _check_task(plan)
     if plan.preprocessing is not None:
         _check_preprocessing(plan, plan.preprocessing)
@@ -66,13 +74,39 @@ def _multiply_adds(plan: p.Plan, step: p.Step) -> int:
     """Ring products and sums that a party spends on one step."""
     gate = step.gate
     if isinstance(gate, p.WindowSum):
-        return step.size * prod(gate.kernel)
+        # whole rows are added up first, whatever the stride
+        row = plan.steps[step.inputs[0]].shape[-1]
+        planes = prod(step.shape[:-1])
+        return planes * (row * (gate.kernel[0] + 1) + step.shape[-1] * gate.kernel[1])
     if isinstance(gate, p.Convolution):
         channels = plan.steps[step.inputs[0]].shape[1] // gate.groups
         return step.size * prod(gate.kernel) * channels
     if isinstance(gate, p.MatrixProduct):
         return step.size * plan.steps[step.inputs[0]].shape[-1]
     return step.size * len(step.inputs)
+
+
+def _packed_weights(plan: p.Plan) -> int:
+    """Weights as the kernels hold them: the channels of every group rounded up to eight."""
+    total = 0
+    for number, shape in plan.weight_shapes():
+        gate = plan.steps[number].gate
+        if isinstance(gate, p.Convolution):
+            channels = -(-shape[0] // gate.groups // 8) * 8
+            total += gate.groups * max(channels, 8) * prod(shape[1:])
+        else:
+            total += prod(shape)
+    return total
+
+
+def _live_elements(plan: p.Plan) -> int:
+    """Most elements that a walk over the plan holds at one time."""
+    most = live = 0
+    for step, freed in zip(plan.steps, plan.last_uses(), strict=True):
+        live += step.size
+        most = max(most, live)
+        live -= sum(plan.steps[value].size for value in freed)
+    return most
 
 
 def _require(condition: bool, message: str) -> None:
@@ -265,8 +299,22 @@ def _check_window(plan: p.Plan, step: p.Step, operands: Sequence[p.Step]) -> Non
     _require(limit <= allowed, f"limit {limit} exceeds the window {allowed}")
 
 
+def _check_names(plan: p.Plan) -> None:
+    """Names reach the clinic's terminal and reports: plain text only."""
+    use = plan.intended_use or p.IntendedUse()
+    texts = (plan.name, plan.version, *plan.classes, use.statement)
+    lists = (*use.modalities, *use.body_parts, *use.views)
+    for text in (*texts, *lists):
+        if not text.isprintable() or len(text) > MAX_TEXT:
+            raise PlanError(
+                f"a name or text of the plan has control characters or over {MAX_TEXT} characters"
+            )
+
+
 def _check_task(plan: p.Plan) -> None:
     shape = plan.output_step.shape
+    if plan.preprocessing is not None and (not shape or shape[0] != plan.batch):
+        raise PlanError(f"the output {list(shape)} is not one row for each of {plan.batch} images")
     if plan.classes and (len(shape) < 2 or prod(shape[1:]) != len(plan.classes)):
         raise PlanError(f"{len(plan.classes)} classes do not match the output {list(shape)}")
 
@@ -282,6 +330,13 @@ def _check_preprocessing(plan: p.Plan, spec: p.Preprocessing) -> None:
         raise PlanError("preprocessing needs one mean and one std a channel")
     if not all(0 < s < 1e6 for s in spec.std) or not all(abs(m) < 1e6 for m in spec.mean):
         raise PlanError("preprocessing mean or std is out of range")
+    # Every image must fit, or the vendor would learn which images were refused here.
+    reach = max(max(abs(m), abs(1 - m)) / s for m, s in zip(spec.mean, spec.std, strict=True))
+    if plan.input_step.limit < reach * float(plan.input_step.scale):
+        raise PlanError(
+            f"the input's limit {plan.input_step.limit} is below what preprocessing can reach, "
+            f"{reach:.4g} at scale {float(plan.input_step.scale):.6g}"
+        )
     if spec.resize not in ("stretch", "fit", "crop"):
         raise PlanError(f"unknown resize {spec.resize!r}")
     if spec.interpolation not in ("bilinear", "bicubic", "nearest"):

@@ -116,7 +116,7 @@ class Server:
             ) from error
         self._server.start()
         try:
-            check_refuses_tls12(port, self._identity)
+            check_refuses_tls12(listen, port, self._identity)
         except BaseException:
             self._server.stop(0).wait()
             raise

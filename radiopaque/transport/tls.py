@@ -28,6 +28,7 @@ import grpc  # noqa: E402 - the environment must be set first
 __all__ = ["check_refuses_tls12", "client_credentials", "grpc", "server_credentials"]
 
 _CHECK_SECONDS: Final = 10.0
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - read, not bound
 
 
 def client_credentials(identity: Identity) -> grpc.ChannelCredentials:
@@ -45,11 +46,11 @@ def server_credentials(identity: Identity) -> grpc.ServerCredentials:
     )
 
 
-def check_refuses_tls12(port: int, identity: Identity) -> None:
-    """Connect to the own server on this host with TLS 1.2 as the newest version.
+def check_refuses_tls12(listen: str, port: int, identity: Identity) -> None:
+    """Connect to the own server, which listens on ``listen``, with TLS 1.2 as the newest version.
 
     Raises ConfigError when the server agrees to it, which happens when gRPC was loaded by somebody
-    else before this module.
+    else before this module, or when it cannot be reached at its own address.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -59,7 +60,16 @@ def check_refuses_tls12(port: int, identity: Identity) -> None:
         pair.touch(mode=0o600)
         pair.write_bytes(identity.private_key + identity.certificate)
         context.load_cert_chain(pair)
-    with socket.create_connection(("localhost", port), timeout=_CHECK_SECONDS) as connection:
+    host = listen.rpartition(":")[0].strip("[]")
+    host = _LOOPBACK.get(host, host)
+    try:
+        connection = socket.create_connection((host, port), timeout=_CHECK_SECONDS)
+    except OSError as error:
+        raise ConfigError(
+            f"this server cannot be reached at its own address {listen}: {error.strerror}; "
+            "check `listen` and the firewall of this host"
+        ) from error
+    with connection:
         try:
             with context.wrap_socket(connection, server_hostname=identity.role.server_name):
                 pass
