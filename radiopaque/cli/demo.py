@@ -14,7 +14,7 @@ import typer
 
 from radiopaque.errors import ConfigError
 
-_SAMPLE = "person1946_bacteria_4874.dcm"
+_SAMPLE = "NORMAL2-IM-1427-0001.dcm"
 
 
 def register(application: typer.Typer) -> None:
