@@ -264,6 +264,28 @@ def test_padding_range_stays_black_in_monochrome1(make_dicom) -> None:
     close(image.pixels, expected)
 
 
+@pytest.mark.parametrize("windowed", [False, True])
+def test_bright_padding_is_black_too(make_dicom, windowed) -> None:
+    stored = ramp("uint16", 100, 900)
+    stored[60:] = 4095
+    window = {"WindowCenter": 500.5, "WindowWidth": 801} if windowed else {}
+    image = read_dicom(make_dicom(stored, bits=12, PixelPaddingValue=4095, **window))
+    expected = (stored - 100.0) / 800
+    expected[60:] = 0
+    close(image.pixels, expected)
+
+
+def test_padding_of_signed_pixels_may_be_stored_unsigned(make_dicom) -> None:
+    stored = ramp("int16", -200, 800)
+    stored[:5] = -2000
+    data = make_dicom(stored, PixelPaddingValue=-2000)
+    element = b"\x28\x00\x20\x01SS"
+    assert data.count(element) == 1
+    unsigned = data.replace(element, element[:4] + b"US")
+    np.testing.assert_array_equal(read_dicom(unsigned).pixels, read_dicom(data).pixels)
+    assert read_dicom(data).pixels[10:].max() == 1
+
+
 def test_nothing_but_padding_is_black(make_dicom) -> None:
     stored = np.full((3, 3), 7, dtype=np.uint16)
     assert read_dicom(make_dicom(stored, PixelPaddingValue=7)).pixels.max() == 0

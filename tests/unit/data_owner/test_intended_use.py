@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from data_owner.images import ImageMeta
+from data_owner.images import ImageMeta, read_image
 from data_owner.intended_use import check, describe
 from radiopaque.graph.plan import IntendedUse
 
+SAMPLES = sorted((Path(__file__).parents[3] / "samples" / "dicom").glob("*.dcm"))
 CARD = IntendedUse(("CR", "DX"), ("CHEST",), ("AP", "PA"), (1.0, 5.0), "Chest, 1 to 5 years.")
 GOOD = ImageMeta("dicom", "DX", "CHEST", "PA", 3.0)
 
@@ -76,3 +78,17 @@ def test_empty_fields_of_the_card_are_not_checked(source) -> None:
 
 def test_description() -> None:
     assert describe(CARD) == "CR or DX; CHEST; AP or PA; 1 to 5 years"
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_shipped_samples_are_children_but_for_the_adult(path) -> None:
+    warnings = check(read_image(path).meta, CARD)
+    if "adult" not in path.stem:
+        assert warnings == []
+    else:
+        assert any("age" in warning for warning in warnings)
+
+
+def test_there_are_sample_dicom_files() -> None:
+    assert any("adult" in path.stem for path in SAMPLES)
+    assert len(SAMPLES) >= 4
