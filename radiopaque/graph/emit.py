@@ -295,7 +295,8 @@ class _Emitter:
 
     def _settle(self, op: Op, kind: Settle, x: int, target: Target) -> int:
         step = self.steps[x]
-        coarse = float(step.scale) <= target.hard * (1 + 1e-9)
+        most = min(target.hard, target.want * 2.0**self.policy.spare_bits)
+        coarse = float(step.scale) <= most * (1 + 1e-9)
         if kind.known and coarse and not self.known[x]:
             return self._add(p.Remask(), [x], op.shape, step.scale, self.spans[x])
         if coarse:

@@ -41,6 +41,14 @@ class Promise:
     ranges: Mapping[str, Interval] | None
     margin: float
 
+    def __post_init__(self) -> None:
+        for name, (low, high) in (self.ranges or {}).items():
+            if not -np.inf < low <= high < np.inf:
+                raise ModelRangeError(
+                    f"the range of tensor {name!r} is [{low:g}, {high:g}]: not finite, or not "
+                    "smallest first; calibrate again"
+                )
+
     def limit(self, tensor: str) -> float | None:
         """Largest absolute value that a tensor is promised to take; None: its range is unknown."""
         if self.ranges is None:

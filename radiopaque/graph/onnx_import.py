@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from radiopaque.graph.ir import Attribute, Graph, Node
 from radiopaque.graph.onnx_file import check_finite, constant_arrays, opset_of
 from radiopaque.graph.plan import Shape
 
+MOST_ELEMENTS = 1 << 28
+"""Of a constant that is computed; more is refused before memory is taken."""
 SMALL = 4096
 """Elements up to which a constant's value takes part in shape inference (shapes, axes, pads)."""
 
@@ -138,6 +141,12 @@ class _Importer:
                         f"input {entry.name!r} has the fixed batch {size}, {self.batch} was asked "
                         "for; remedy: export it with a dynamic batch dimension"
                     )
+            elif dimension.HasField("dim_value"):
+                size = None
+                self.problems.append(
+                    f"input {entry.name!r}: dimension {axis} is {dimension.dim_value}; remedy: "
+                    "export the model with an image that has elements"
+                )
             elif axis == 0:
                 size = self.batch or 1
             else:
@@ -209,6 +218,13 @@ class _Importer:
             values = {name: self.constants[name] for name in inputs}
         else:
             return False
+        self._infer(node, opset)
+        if any(prod(self._shape(name) or ()) > MOST_ELEMENTS for name in node.output):
+            self.problems.append(
+                f"node {converted.label} ({node.op_type}) makes a constant of more than "
+                f"{MOST_ELEMENTS} elements; remedy: let the image's shape expand it"
+            )
+            return True
         try:
             evaluator = ReferenceEvaluator(node, opsets={"": opset})
             results = evaluator.run(None, values)

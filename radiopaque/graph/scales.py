@@ -26,6 +26,8 @@ from radiopaque.graph.draft import Interval, Linear, Op, Relu, Result, Settle, S
 from radiopaque.graph.plan import Linear as LinearGate
 from radiopaque.graph.plan import MatrixProduct
 
+MOST_BITS = 62
+"""Fraction bits that a plan may state."""
 WINDOWS = (18, 24, 30)
 """Compared bits to choose from: 3, 4 or 5 look-ups."""
 ROUNDING_UNITS = 4
@@ -39,7 +41,8 @@ class Policy:
     Activations get ``fraction_bits``, or ``relative_bits`` below their calibrated maximum where
     that is more (small activations), if the window allows; ``accepted_bits`` is where the next
     wider window is taken. A weight tensor's largest entry gets at least ``least_weight_bits``, for
-    which activations give way, and at most ``most_weight_bits``.
+    which activations give way, and at most ``most_weight_bits``. A value that could be multiplied
+    as it is loses bits first where it has ``spare_bits`` more than an activation should have.
     """
 
     ring_bits: int
@@ -48,6 +51,7 @@ class Policy:
     accepted_bits: int
     least_weight_bits: int
     most_weight_bits: int
+    spare_bits: int
 
     def preferred(self, interval: Interval, margin: float) -> float:
         """The scale that an activation should have."""
@@ -56,8 +60,8 @@ class Policy:
 
 
 POLICIES = {
-    32: Policy(32, 11, 13, 6, 5, 24),
-    64: Policy(64, 16, 18, 16, 12, 24),
+    32: Policy(32, 11, 13, 6, 5, 24, 2),
+    64: Policy(64, 16, 18, 16, 16, 24, 32),
 }
 
 
@@ -90,6 +94,7 @@ def targets(
     for number in reversed(range(len(ops))):
         op, kind = ops[number], ops[number].kind
         fits = (2.0 ** (policy.ring_bits - 1) - ROUNDING_UNITS) / magnitude(found[number])
+        fits = min(fits, 2.0**MOST_BITS)
         ask(number, fits, fits)
         if not op.inputs:
             preferred = policy.preferred(found[number], margin)

@@ -18,7 +18,6 @@ from radiopaque.graph.draft import (
     Pad,
     Relu,
     Settle,
-    Source,
     Sum,
     consumers,
     known_masks,
@@ -40,10 +39,13 @@ class _Inserter:
     ops: list[Op] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     settled: dict[int, int] = field(default_factory=dict)
+    finer: list[int] = field(default_factory=list)
+    shared: list[bool] = field(default_factory=list)
 
     def run(self) -> list[Op]:
         self.known = known_masks(self.old)
         self.readers = consumers(self.old)
+        self._measure()
         for op in self.old:
             moved = op.renumbered(self.places)
             if isinstance(op.kind, Linear):
@@ -55,22 +57,22 @@ class _Inserter:
         self.ops.append(op)
         return len(self.ops) - 1
 
-    def _ready(self, value: int) -> bool:
-        """Whether a value can be multiplied as it is, whatever its gates choose as scale."""
-        if not self.known[value]:
-            return False
-        averaged, shared = self._averaged(value)
-        return averaged == 1 or (averaged <= FREE_COUNT and not shared)
+    def _measure(self) -> None:
+        """For each value, how much finer its scale is than that of the gates it comes from, and
+        whether anything else reads those or what lies between."""
+        for number, op in enumerate(self.old):
+            shared = len(self.readers[number]) > 1
+            finer = op.kind.count if isinstance(op.kind, Sum) else 1
+            if op.inputs and not isinstance(op.kind, Relu | Settle):
+                finer *= max(self.finer[v] for v in op.inputs)
+                shared = shared or any(self.shared[v] for v in op.inputs)
+            self.finer.append(finer)
+            self.shared.append(shared)
 
-    def _averaged(self, value: int) -> tuple[int, bool]:
-        """How much finer a value's scale is than the gates' before it, and who else uses those."""
-        op = self.old[value]
-        shared = len(self.readers[value]) > 1
-        if isinstance(op.kind, Source | Relu | Settle):
-            return 1, shared
-        counts, others = zip(*(self._averaged(v) for v in op.inputs), strict=True)
-        own = op.kind.count if isinstance(op.kind, Sum) else 1
-        return own * max(counts), shared or any(others)
+    def _ready(self, value: int) -> bool:
+        """Whether a value can be multiplied as it is: the gates before it lower their scale."""
+        finer, shared = self.finer[value], self.shared[value]
+        return self.known[value] and (finer == 1 or (finer <= FREE_COUNT and not shared))
 
     def _settle(self, value: int) -> int:
         if self._ready(value):

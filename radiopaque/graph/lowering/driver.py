@@ -111,6 +111,9 @@ def _lower_node(context: Context, node: Node) -> None:
     if lowering is None:
         remedy = REMEDIES.get(node.op, DEFAULT_REMEDY)
         raise NotLowered("the operator is not supported", remedy)
+    empty = [name for name in node.outputs if 0 in context.graph.shapes.get(name, ())]
+    if empty:
+        raise NotLowered(f"tensor {empty[0]!r} has no elements", "leave the empty tensor out")
     context.draft.origin = node.output
     result = lowering(context, node)
     values = [result] if isinstance(result, int) else list(result)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from radiopaque.graph.ir import Node
 from radiopaque.graph.lowering.context import Context, NotLowered
+
+MOST_PIECES = 64
+"""Slices that one node may become."""
 
 
 def reshape(context: Context, node: Node) -> int:
@@ -35,7 +36,7 @@ def concatenate(context: Context, node: Node) -> int:
 
 
 def slice_(context: Context, node: Node) -> int:
-    """Slice with constant, positive steps."""
+    """Slice with constant starts, ends and steps."""
     shape = context.shape(node.input(0))
     x = context.value(node.input(0))
     starts = context.integers(node.input(1), "starts")
@@ -47,15 +48,31 @@ def slice_(context: Context, node: Node) -> int:
     if node.input(4):
         steps = context.integers(node.input(4), "steps")
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        if step < 1:
-            raise NotLowered(
-                f"step {step} along axis {axis}", "slice forwards: reversing is not supported"
-            )
         positions = range(shape[axis])[start:end:step]
         if not positions:
             raise NotLowered(f"nothing is left of axis {axis}", "repair starts and ends")
-        x = context.draft.slice_axis(x, axis, positions[0], len(positions), step)
+        x = _take(context, x, axis, positions)
     return x
+
+
+def _take(context: Context, x: int, axis: int, indices: Sequence[int]) -> int:
+    """Elements along an axis in any order, as slices with positive steps, one after the other."""
+    pieces = []
+    rest = list(indices)
+    while rest:
+        step = rest[1] - rest[0] if len(rest) > 1 and rest[1] > rest[0] else 1
+        count = 1
+        while count < len(rest) and rest[count] - rest[count - 1] == step:
+            count += 1
+        pieces.append((rest[0], count, step))
+        rest = rest[count:]
+    if len(pieces) > MOST_PIECES:
+        raise NotLowered(
+            f"{len(pieces)} pieces of axis {axis} out of order",
+            f"take at most {MOST_PIECES}, or reorder the channels of the weights instead",
+        )
+    draft = context.draft
+    return draft.concatenate([draft.slice_axis(x, axis, *piece) for piece in pieces], axis)
 
 
 def split(context: Context, node: Node) -> Sequence[int]:
@@ -71,18 +88,14 @@ def split(context: Context, node: Node) -> Sequence[int]:
 
 
 def gather(context: Context, node: Node) -> int:
-    """Gather with constant indices that are evenly spaced, as a slice."""
+    """Gather with constant indices."""
     shape = context.shape(node.input(0))
     x = context.value(node.input(0))
     axis = node.integer("axis", 0) % len(shape)
     indices = [i % shape[axis] for i in context.integers(node.input(1), "indices")]
-    steps = set(np.diff(indices).tolist()) or {1}
-    if not indices or len(steps) > 1 or min(steps) < 1:
-        raise NotLowered(
-            f"indices {indices[:8]} are not evenly spaced upwards", "use Slice and Concat"
-        )
-    y = context.draft.slice_axis(x, axis, indices[0], len(indices), steps.pop())
-    return context.draft.reshape(y, context.shape(node.output))
+    if not indices:
+        raise NotLowered("no indices", "take at least one element")
+    return context.draft.reshape(_take(context, x, axis, indices), context.shape(node.output))
 
 
 def pad(context: Context, node: Node) -> int:
