@@ -3,7 +3,7 @@
 key_B is drawn anew for every artefact, however similar two may be: under one key, F2 - F1 would be
 W2 - W1. The artefact id stands in the streams' context where sessions have theirs.
 
-Source: PROTOCOL sections 3, 4.
+Source: docs/protocol.md, sections 3, 4.
 """
 
 from __future__ import annotations

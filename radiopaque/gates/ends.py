@@ -10,7 +10,7 @@ Only those bits of the result exist outside the sharing.
 Remask: the crypto provider does not know a mask that contains F. The data owner draws a fresh A and
 sends m - A offline; the model owner adds it to its h. Free online.
 
-Source: PROTOCOL sections 2, 7. Leaks: the output's bits to the data owner; nothing else.
+Source: docs/protocol.md, sections 2, 7. Leaks: the output's bits to the data owner; nothing else.
 """
 
 from __future__ import annotations

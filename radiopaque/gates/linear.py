@@ -10,7 +10,7 @@ is the gate's linear map.
 
 The sum is W * h + F * A + B * A = W * (h + A) = W * x.
 
-Source: PROTOCOL section 4 (Beaver, CRYPTO 1991, with both operands masked beforehand).
+Source: docs/protocol.md, section 4 (Beaver, CRYPTO 1991, with both operands masked beforehand).
 Leaks: nothing; C_O is padded by C_D and stays at the model owner (with A it would give B).
 Round trips: 0. Bytes: one ring word an output element, offline, crypto provider to model owner.
 """

@@ -3,7 +3,7 @@
 They are linear with public coefficients, so m and h = v - m go through the same map. Public and
 secret constants enter once: the model owner alone adds them.
 
-Source: PROTOCOL section 4, last paragraphs. Leaks: nothing. Round trips: 0. Bytes: 0.
+Source: docs/protocol.md, section 7. Leaks: nothing. Round trips: 0. Bytes: 0.
 """
 
 from __future__ import annotations

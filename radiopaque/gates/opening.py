@@ -5,7 +5,7 @@ offline, in opened_bits bits an element; online the model owner computes y^ = h 
 itself. The data owner never sees the low bits that the gate truncates: together with the result
 they would tell rounding carries.
 
-Source: PROTOCOL section 5. Leaks: nothing; r is uniform in exactly the ring of the opening.
+Source: docs/protocol.md, section 5. Leaks: nothing; r is uniform in the ring of the opening.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ Online:
   3. O -> D  DECISION      O's bit of d^
   4. D -> O  RERANDOMISED  e = z_D - A, A the output's fresh mask; O sets h = z_O + e
 
-Source: PROTOCOL section 6; one-time truth tables after Ishai et al., TCC 2013, and Damgard,
-Nielsen, Nielsen, Ranellucci, CRYPTO 2017 (TinyTable).
+Source: docs/protocol.md, section 6; one-time truth tables after Ishai et al., TCC 2013, and
+Damgard, Nielsen, Nielsen, Ranellucci, CRYPTO 2017 (TinyTable).
 Leaks: nothing. alpha is padded by r, level-1 bits by mu, the decision by rho, e by A.
 Round trips: 2. Bytes online, an element: n = 18 in a 32-bit ring: 3 + 1/8 to D, 6/8 + 4 to O.
 Bytes offline: level 1, 40; level 2, 4; products, five ring words; delta, opened_bits.

@@ -8,7 +8,7 @@ Online:
   1. O -> D  TOP_BIT       a
   2. D -> O  RERANDOMISED  e = z_D - A; O sets h = z_O + e
 
-Source: PROTOCOL section 7. Leaks: nothing; a is padded by r, e by A.
+Source: docs/protocol.md, section 7. Leaks: nothing; a is padded by r, e by A.
 Round trips: 1. Bytes online, an element: 1/8 to D, one ring word to O. Offline: two ring words from
 the crypto provider, delta from the data owner. Exact for |y| <= 2^(opened_bits - 2).
 """

@@ -95,7 +95,7 @@ def pool_before_relu(graph: Graph) -> Graph:
     """Turn max-pool after ReLU around where that leaves fewer than half of the comparisons.
 
     Maximum and ReLU commute. A ReLU compares every element, a truncation alone costs half of that:
-    so truncate, pool, then compare the pooled elements. Source: PROTOCOL section 7.
+    so truncate, pool, then compare the pooled elements. Source: docs/protocol.md, section 7.
     """
     uses = graph.uses()
     relus = {node.output: node for node in graph.nodes if node.op == "Relu"}

@@ -50,7 +50,7 @@ class Input:
 class Convolution:
     """Convolution of [n, c, h, w] with secret weights [out_channels, c/groups, kh, kw].
 
-    Zero padding; ``pads`` is (top, left, bottom, right). Source: PROTOCOL section 4.
+    Zero padding; ``pads`` is (top, left, bottom, right). Source: docs/protocol.md, section 4.
     """
 
     out_channels: int
@@ -286,7 +286,7 @@ class Plan:
         return self.steps[0].shape[0]
 
     def dealer_knows(self) -> tuple[bool, ...]:
-        """For each value, whether its mask is made of stream masks alone (PROTOCOL section 2)."""
+        """For each value, is its mask made of stream masks alone (docs/protocol.md, section 2)?"""
         known: list[bool] = []
         for step in self.steps:
             if isinstance(step.gate, FRESH_GATES):

@@ -1,4 +1,4 @@
-"""Which scale every value may have and which it should have. Source: PROTOCOL section 8.
+"""Which scale every value may have and which it should have. Source: docs/protocol.md, section 8.
 
 A comparison looks at n of the ring's k bits and one more, the rest is truncated. For a value that
 is promised to stay within +-m this asks, of the scales before and after,

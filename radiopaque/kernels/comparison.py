@@ -1,7 +1,7 @@
 """Inner loops of the fused comparison and truncation gates (:mod:`radiopaque.gates.relu`).
 
 All loops run over the elements of one block, without temporary arrays, in unsigned 64-bit
-arithmetic; ring words are truncated when stored. Notation as in docs/protocol.md, section 5:
+arithmetic; ring words are truncated when stored. Notation as in docs/protocol.md, section 6:
 ``n`` compared bits in ``chunks`` pieces of 6 bits, ``s`` bits truncated.
 
 Layouts, per element, so that one element's words lie next to each other:

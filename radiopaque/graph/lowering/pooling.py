@@ -3,7 +3,7 @@
 A maximum is no gate of its own: max(a, b) = b + ReLU(a - b). Windows are separable, so a pool runs
 along the width first, then along the height, each as a tournament of ceil(log2 kernel) rounds; the
 pairs of one round are one Relu gate, so that a round costs one layer. Averages are window sums
-whose count goes into the scale. Source: PROTOCOL section 7.
+whose count goes into the scale. Source: docs/protocol.md, section 7.
 """
 
 from __future__ import annotations
