@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from radiopaque.engine.artefact import ArtefactId, ArtefactKey
-from radiopaque.errors import PlanDigestError, WeightsFileError
+from radiopaque.errors import PlanDigestError, PlanError, WeightsFileError
 from radiopaque.files import write_atomically
 from radiopaque.graph.plan import Plan, Shape, plan_digest
 from radiopaque.graph.weights import Weights
@@ -57,7 +57,10 @@ def read_compiled(directory: Path) -> CompiledModel:
     Raises WeightsFileError or PlanError for files that are missing, cut, or do not belong together.
     """
     plan_bytes = _read(directory / PLAN_FILE, MAX_PLAN_BYTES)
-    plan = decode_plan(plan_bytes)
+    try:
+        plan = decode_plan(plan_bytes)
+    except PlanError as error:
+        raise PlanError(f"{directory / PLAN_FILE}: {error}") from error
     expected = _file_size(plan)
     data = _read(directory / WEIGHTS_FILE, expected)
     if len(data) != expected or not data.startswith(MAGIC):
