@@ -34,12 +34,21 @@ class CryptoProvider:
     """One crypto provider: its registered artefacts and its ledger of sessions."""
 
     def __init__(
-        self, store: Path, *, most_models: int, most_reserved: int, concurrent_deals: int
+        self,
+        store: Path,
+        *,
+        most_models: int,
+        most_reserved: int,
+        most_reserved_per_clinic: int,
+        reservation_seconds: float,
+        concurrent_deals: int,
     ) -> None:
         make_private_directory(store)
         self._artefacts = Artefacts(store / "artefacts", most=most_models)
         self._ledger = Ledger(store / "sessions.sqlite", CRYPTO_PROVIDER)
         self._most_reserved = most_reserved
+        self._most_reserved_per_clinic = most_reserved_per_clinic
+        self._reservation_seconds = reservation_seconds
         self._admitting = threading.Lock()
         self._dealing = threading.BoundedSemaphore(concurrent_deals)
 
@@ -72,11 +81,7 @@ class CryptoProvider:
         messages.digest(request.plan_digest, "plan digest")
         key = messages.key(request.key_d, "key_D")
         with self._admitting:
-            if self._ledger.count(State.RESERVED) >= self._most_reserved:
-                raise ResourceError(
-                    f"{self._most_reserved} sessions wait to be dealt, the limit here; "
-                    "try again later"
-                )
+            self._check_limits(call.peer.name)
             self._ledger.create(
                 session,
                 artefact=messages.artefact_id(request.artefact),
@@ -85,6 +90,18 @@ class CryptoProvider:
                 secret=key,
             )
         return pb.ReserveReply()
+
+    def _check_limits(self, clinic: str) -> None:
+        self._ledger.expire(State.RESERVED, self._reservation_seconds)
+        for waiting, most in (
+            (self._ledger.count(State.RESERVED), self._most_reserved),
+            (self._ledger.count(State.RESERVED, clinic), self._most_reserved_per_clinic),
+        ):
+            if waiting >= most:
+                raise ResourceError(
+                    f"{waiting} sessions wait to be dealt, the limit here; try again in "
+                    f"{self._reservation_seconds:g} s, when reservations that nobody used expire"
+                )
 
     def deal(self, request: pb.DealRequest, call: Call) -> Iterator[Frame]:
         """The corrections of a reserved session, to the model owner of its artefact, once."""

@@ -15,7 +15,12 @@ from radiopaque.engine.artefact import (
     masked_weights_size,
     weights_digest,
 )
-from radiopaque.errors import MessageOrderError, MessageSizeError, PlanDigestError
+from radiopaque.errors import (
+    MessageOrderError,
+    MessageSizeError,
+    MessageValueError,
+    PlanDigestError,
+)
 from radiopaque.files import make_private_directory, write_atomically
 from radiopaque.graph.plan import Plan
 from radiopaque.transport.channel import Counters
@@ -57,6 +62,11 @@ def fetch_offer(peer: Peer, name: str, version: str, counters: Counters, deadlin
     plan = load_plan(reply.plan, digest)
     artefact = ArtefactId(digest, messages.artefact_id(reply.artefact))
     weights = messages.digest(reply.weights_digest, "weights digest")
+    if reply.name != name or (version and reply.version != version):
+        raise MessageValueError(
+            f"asked for model {name} {version}".rstrip()
+            + ", the vendor answered with another one; tell the vendor"
+        )
     return Offer(reply.name, reply.version, plan, artefact, weights)
 
 
@@ -66,11 +76,11 @@ class ArtefactCache:
     def __init__(self, directory: Path) -> None:
         make_private_directory(directory)
         self._directory = directory
-        self._loaded: dict[bytes, LocalModel] = {}
+        self._loaded: dict[ArtefactId, LocalModel] = {}
 
     def load(self, offer: Offer, peer: Peer, counters: Counters, deadline: float) -> LocalModel:
         """The model with its masked weights, from memory, disk or the vendor."""
-        known = self._loaded.get(offer.id.artefact)
+        known = self._loaded.get(offer.id)
         if known is not None and known.weights.digest == offer.weights_digest:
             return known
         path = self._directory / f"{offer.id.artefact.hex()}.masked"
@@ -82,7 +92,7 @@ class ArtefactCache:
             data = _download(offer, size, peer, counters, deadline)
             write_atomically(path, data)
         model = LocalModel(offer, MaskedWeights.parse(offer.plan, data))
-        self._loaded[offer.id.artefact] = model
+        self._loaded[offer.id] = model
         return model
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from data_owner.artefacts import ArtefactCache, LocalModel, Offer, fetch_offer
 from data_owner.sessions import Answer, Prepared, Sessions
 from radiopaque.certificates import Role, load_identity
+from radiopaque.engine.data_owner import encode_images
 from radiopaque.engine.warm_up import warm_up
 from radiopaque.errors import PlanError, UnknownModelError
 from radiopaque.files import make_private_directory
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 """Told in one line what is being done."""
 
+_GROUP = 8
+"""Sessions that are reserved at a time for a list of images."""
+
 
 @dataclass(frozen=True)
 class _Picture:
@@ -40,6 +44,15 @@ class _Picture:
     name: str
     tensor: NDArray[np.float32] = field(repr=False)
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A picture with the answer that holds its result, in row ``index``."""
+
+    picture: _Picture
+    answer: Answer
+    index: int
 
 
 class Client:
@@ -121,6 +134,7 @@ class Client:
                 self._model = self._cache.load(
                     offer, self._model_owner, self.setup, self._config.deadline_seconds
                 )
+                self._sessions.discard_stale(self._model)
             return self._model
 
     def _fetch_offer(self) -> Offer:
@@ -143,14 +157,16 @@ class Client:
             model = self.model()
             return [self._sessions.prepare(model) for _ in range(count)]
 
-    def infer_tensor(
-        self, images: NDArray[np.floating], preparing: Callable[[], None] = lambda: None
-    ) -> Answer:
-        """One inference on a preprocessed tensor of the plan's shape.
+    def infer_tensor(self, images: NDArray[np.floating]) -> Answer:
+        """One inference on a preprocessed tensor of the plan's shape; prepares where needed.
 
-        Where no session is in stock, ``preparing`` is called and one is made.
+        Raises TensorError before anything is sent.
         """
-        return self._infer(self.model(), images, preparing)
+        with self._refetching():
+            model = self.model()
+            encode_images(model.offer.plan, images)
+            with self._sessions.reserve(model, 1) as reserved:
+                return self._sessions.infer(model, reserved[0], images)
 
     def infer(self, path: str | Path) -> InferenceReport:
         """One image file to a report."""
@@ -161,54 +177,43 @@ class Client:
     ) -> list[InferenceReport]:
         """Image files to reports, in their order.
 
-        A plan for several images at once is filled up with zeros. Raises ImageError before any
-        session is used. Threads may call this at the same time.
+        A plan for several images at once is filled up with zeros. Raises ImageError; a file that
+        cannot be used costs no session. Threads may call this at the same time.
+
+        Sessions are prepared before files are opened: from then to the result the crypto provider
+        is not contacted. Reports are made when all inferences are over, so that the vendor does
+        not see how long a picture takes to draw.
         """
         tell = progress or (lambda _: None)
-        model = self.model()
+        with self._refetching():
+            model = self.model()
+            plan = model.offer.plan
+            files = [Path(path) for path in paths]
+            group = plan.batch * _GROUP
+            done: list[_Done] = []
+            for start in range(0, len(files), group):
+                done += self._infer_group(model, files[start : start + group], tell)
+        return _reports(model.offer, done)
+
+    def _infer_group(
+        self, model: LocalModel, paths: Sequence[Path], progress: Progress
+    ) -> list[_Done]:
         plan = model.offer.plan
         spec = preprocessing_of(plan)
-        pictures = [_read(Path(path), spec, plan.intended_use) for path in paths]
-        reports: list[InferenceReport] = []
-        for start in range(0, len(pictures), plan.batch):
-            reports += self._infer_batch(model, pictures[start : start + plan.batch], tell)
-        return reports
+        count = -(-len(paths) // plan.batch)
+        done: list[_Done] = []
 
-    def _infer_batch(
-        self, model: LocalModel, pictures: Sequence[_Picture], progress: Progress
-    ) -> list[InferenceReport]:
-        from data_owner.preprocess import picture_png
-        from data_owner.results import report
+        def preparing() -> None:
+            progress("preparing a session (no image needed for this part)")
 
-        offer = model.offer
-        spec = preprocessing_of(offer.plan)
-        tensors = [picture.tensor for picture in pictures]
-        filler = np.zeros_like(tensors[0])
-        batch = np.stack([*tensors, *[filler] * (offer.plan.batch - len(tensors))])
-        progress(f"secure inference of {', '.join(picture.name for picture in pictures)}")
-        answer = self._infer(
-            model, batch, lambda: progress("preparing a session (no image needed for this part)")
-        )
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        return [
-            report(
-                offer,
-                picture.name,
-                answer,
-                index,
-                answer.prepared,
-                picture.warnings,
-                picture_png(picture.tensor, spec),
-                created,
-            )
-            for index, picture in enumerate(pictures)
-        ]
-
-    def _infer(
-        self, model: LocalModel, images: NDArray[np.floating], preparing: Callable[[], None]
-    ) -> Answer:
-        with self._refetching():
-            return self._sessions.infer(model, images, preparing)
+        with self._sessions.reserve(model, count, preparing) as reserved:
+            pictures = [_read(path, spec, plan.intended_use) for path in paths]
+            for number, item in enumerate(reserved):
+                chosen = pictures[number * plan.batch : (number + 1) * plan.batch]
+                progress(f"secure inference of {', '.join(picture.name for picture in chosen)}")
+                answer = self._sessions.infer(model, item, _batch(chosen, plan.batch))
+                done += [_Done(picture, answer, index) for index, picture in enumerate(chosen)]
+        return done
 
     @contextmanager
     def _refetching(self) -> Iterator[None]:
@@ -229,6 +234,33 @@ def _read(path: Path, spec: Preprocessing, use: IntendedUse | None) -> _Picture:
     image = read_image(path)
     warnings = tuple(check(image.meta, use)) if use else ()
     return _Picture(path.name, preprocess(image, spec), warnings)
+
+
+def _batch(pictures: Sequence[_Picture], size: int) -> NDArray[np.float32]:
+    """Network inputs [size, c, h, w], filled up with zeros."""
+    tensors = [picture.tensor for picture in pictures]
+    return np.stack([*tensors, *[np.zeros_like(tensors[0])] * (size - len(tensors))])
+
+
+def _reports(offer: Offer, done: Sequence[_Done]) -> list[InferenceReport]:
+    from data_owner.preprocess import picture_png
+    from data_owner.results import report
+
+    spec = preprocessing_of(offer.plan)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return [
+        report(
+            offer,
+            item.picture.name,
+            item.answer,
+            item.index,
+            item.answer.prepared,
+            item.picture.warnings,
+            picture_png(item.picture.tensor, spec),
+            created,
+        )
+        for item in done
+    ]
 
 
 def preprocessing_of(plan: Plan) -> Preprocessing:

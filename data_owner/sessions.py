@@ -26,6 +26,7 @@ from radiopaque.errors import (
     RadiopaqueError,
     SessionStateError,
     StoreError,
+    TransportError,
     UnknownSessionError,
 )
 from radiopaque.ledger import DATA_OWNER, Ledger, State
@@ -46,6 +47,14 @@ class Prepared:
     session: bytes
     seconds: float
     bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """A session that is kept for one caller; ``prepared`` where it was made for it."""
+
+    session: bytes
+    prepared: Prepared | None = None
 
 
 @dataclass(frozen=True)
@@ -88,39 +97,68 @@ class Sessions:
 
     def prepare(self, model: LocalModel) -> Prepared:
         """Make one session's material at all three parties. No image is needed for it."""
-        session = new_id()
-        with self._holding(session):
+        session = self._hold(new_id())
+        try:
             return self._prepare(model, session)
+        finally:
+            self._release(session)
 
-    def infer(
-        self,
-        model: LocalModel,
-        images: NDArray[np.floating],
-        preparing: Callable[[], None] = lambda: None,
-    ) -> Answer:
-        """Run one session on preprocessed images [n, c, h, w].
+    def discard_stale(self, model: LocalModel) -> None:
+        """Burn sessions for earlier artefacts of a model, which nobody can run any more."""
+        for row in self._ledger.rows(State.BOUND):
+            if row.peer == model.offer.name and row.binding != model.binding:
+                self._ledger.burn(row.session)
 
-        Takes the oldest one in stock, or makes one and calls ``preparing`` first. Raises
-        TensorError before anything is sent. ProtocolError and TransportError burn the session once
-        the image was masked with it; before that they leave it in stock.
+    @contextmanager
+    def reserve(
+        self, model: LocalModel, count: int, preparing: Callable[[], None] = lambda: None
+    ) -> Iterator[list[Reserved]]:
+        """Keep ``count`` sessions for the caller, before any image is opened.
+
+        Takes those in stock, and makes the rest; ``preparing`` is called before each of these.
+        Sessions that are not used go back into stock.
+        """
+        reserved: list[Reserved] = []
+        try:
+            while len(reserved) < count:
+                session = self._take(model)
+                if session is not None:
+                    reserved.append(Reserved(session))
+                    continue
+                preparing()
+                session = self._hold(new_id())
+                reserved.append(Reserved(session))
+                reserved[-1] = Reserved(session, self._prepare(model, session))
+            yield reserved
+        finally:
+            for item in reserved:
+                self._release(item.session)
+
+    def infer(self, model: LocalModel, reserved: Reserved, images: NDArray[np.floating]) -> Answer:
+        """Run a session on preprocessed images [n, c, h, w].
+
+        Where the vendor has lost it, the oldest one in stock takes its place; none is made, since
+        the crypto provider is not contacted once an image is open. Raises TensorError before
+        anything is sent, SessionStateError where none is left. Once the image was masked with a
+        session, ProtocolError and TransportError burn it; before that they leave it in stock.
         """
         engine.encode_images(model.offer.plan, images)
-        while (session := self._take(model)) is not None:
-            with self._holding(session):
-                try:
-                    return self._run(model, session, images)
-                except _RefusedError:
-                    # the vendor does not have this material any more; nothing of the image has left
-                    self._ledger.burn(session)
-        preparing()
-        session = new_id()
-        with self._holding(session):
-            prepared = self._prepare(model, session)
+        session: bytes | None = reserved.session
+        while session is not None:
             try:
-                return replace(self._run(model, session, images), prepared=prepared)
-            except _RefusedError as refused:
+                answer = self._run(model, session, images)
+                made = reserved.prepared if session == reserved.session else None
+                return replace(answer, prepared=made)
+            except _RefusedError:
+                # nothing of the image has left
                 self._ledger.burn(session)
-                raise refused.reason from None
+            finally:
+                self._release(session)
+            session = self._take(model)
+        raise SessionStateError(
+            "the vendor refused every prepared session of this model; "
+            "prepare new ones (radiopaque data-owner prepare) and submit again"
+        )
 
     def _prepare(self, model: LocalModel, session: bytes) -> Prepared:
         started = time.perf_counter()
@@ -143,6 +181,10 @@ class Sessions:
             reply = self._model_owner.upload(
                 "Prepare", _offline(model, message), pb.PrepareReply, vendor, self._deadline
             )
+        except TransportError:
+            # The vendor may hold all of it: starting it later either works or is refused.
+            self._burn_unless_bound(session)
+            raise
         except BaseException:
             self._ledger.burn(session)
             raise
@@ -174,8 +216,10 @@ class Sessions:
             outputs = run.infer(images, channel)
             finished = time.perf_counter()
         finally:
-            self._burn_started(session)
-            _close_later(channel)
+            try:
+                self._burn_unless_bound(session)
+            finally:
+                _close_later(channel)
         online = channel.counters - before
         return Answer(
             session,
@@ -198,7 +242,7 @@ class Sessions:
             _output_mask(model, secret),
         )
 
-    def _burn_started(self, session: bytes) -> None:
+    def _burn_unless_bound(self, session: bytes) -> None:
         if self._ledger.get(session).state is not State.BOUND:
             self._ledger.burn(session)
 
@@ -210,16 +254,15 @@ class Sessions:
                 self._held.add(free[0])
             return free[0] if free else None
 
-    @contextmanager
-    def _holding(self, session: bytes) -> Iterator[None]:
-        """Keeps a session from other threads, also one that the vendor has not received yet."""
+    def _hold(self, session: bytes) -> bytes:
+        """Keep a session from other threads, also one that the vendor has not received yet."""
         with self._mutex:
             self._held.add(session)
-        try:
-            yield
-        finally:
-            with self._mutex:
-                self._held.discard(session)
+        return session
+
+    def _release(self, session: bytes) -> None:
+        with self._mutex:
+            self._held.discard(session)
 
     def _free(self, model: LocalModel) -> list[bytes]:
         return [

@@ -21,6 +21,7 @@ from radiopaque.certificates import Role
 from radiopaque.engine.artefact import binding_digest
 from radiopaque.engine.model_owner import ModelOwnerRun
 from radiopaque.errors import (
+    ConnectionLostError,
     MessageOrderError,
     PlanDigestError,
     ResourceError,
@@ -48,6 +49,7 @@ class Limits:
     sessions_per_clinic: int
     concurrent_inferences: int
     material_bytes: int
+    session_seconds: float
 
 
 class ModelOwner:
@@ -62,8 +64,7 @@ class ModelOwner:
         self._material = MaterialStore(store / "material")
         self._admitting = threading.Lock()
         self._inferring = threading.BoundedSemaphore(limits.concurrent_inferences)
-        ready = {row.session for row in self._ledger.rows(State.READY)}
-        self._material.sweep(ready.__contains__)
+        self._discard_useless()
 
     def handlers(self) -> Mapping[str, Handler]:
         """The service's table: what serves each method, and for which role."""
@@ -78,6 +79,16 @@ class ModelOwner:
     def close(self) -> None:
         """Let go of the ledger."""
         self._ledger.close()
+
+    def _discard_useless(self) -> None:
+        """Burn prepared sessions that are too old or whose artefact is not hosted any more."""
+        self._ledger.expire(State.READY, self._limits.session_seconds)
+        hosted = {model.key.id.artefact for model in self._hosted.all()}
+        for row in self._ledger.rows(State.READY):
+            if row.artefact not in hosted:
+                self._ledger.burn(row.session)
+        ready = {row.session for row in self._ledger.rows(State.READY)}
+        self._material.sweep(ready.__contains__)
 
     def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsReply:
         """What is offered to this clinic."""
@@ -231,13 +242,20 @@ class ModelOwner:
         counters = Counters()
         seconds = 0.0
         failures: list[BaseException] = []
+        abandoned = threading.Event()
 
         def fetch() -> None:
             nonlocal seconds
             started = time.perf_counter()
             try:
                 with self._writer(order, Kind.CORRECTION, key_file) as writer:
-                    self._dealer.deal(order, writer.accept, counters, call.deadline_seconds)
+
+                    def accept(frame: Frame) -> None:
+                        if abandoned.is_set():
+                            raise ConnectionLostError("the clinic's own message was not accepted")
+                        writer.accept(frame)
+
+                    self._dealer.deal(order, accept, counters, call.deadline_seconds)
                     writer.finish()
             except BaseException as error:
                 failures.append(error)
@@ -252,6 +270,9 @@ class ModelOwner:
                         raise MessageOrderError("only frames follow the header of a session")
                     writer.accept(messages.to_frame(part.frame))
                 writer.finish()
+        except BaseException:
+            abandoned.set()
+            raise
         finally:
             fetching.join()
         for failure in failures:

@@ -80,13 +80,28 @@ class PeerConfig(_Table):
     )
 
 
-class CryptoProviderLimits(_Table):
+class CallLimits(_Table):
+    """What a serving party bears at once."""
+
+    concurrent_calls: Count = Field(32, description="Calls under way at once.")
+    calls_per_peer: Count = Field(8, description="Of one caller's.")
+    longest_call_seconds: Seconds = Field(
+        300.0, description="Longest deadline that a caller may ask for."
+    )
+
+
+class CryptoProviderLimits(CallLimits):
     """Beyond these, calls are turned away with a ResourceError."""
 
+    # A model owner calls on behalf of all its clinics.
+    calls_per_peer: Count = Field(32, description="Of one caller's.")
     models: Count = Field(100, description="Registered models.")
     reserved_sessions: Count = Field(10_000, description="Sessions that wait to be dealt.")
+    reserved_per_clinic: Count = Field(100, description="Of one data owner's.")
+    reservation_seconds: Seconds = Field(
+        600.0, description="How long a session may wait to be dealt; it takes seconds."
+    )
     concurrent_deals: Count = Field(2, description="Sessions dealt at once.")
-    concurrent_calls: Count = Field(32, description="Calls under way at once.")
 
 
 class CryptoProviderConfig(_Table):
@@ -126,20 +141,22 @@ class HostedModelConfig(_Table):
     )
 
 
-class ModelOwnerLimits(_Table):
+class ModelOwnerLimits(CallLimits):
     """Beyond these, calls are turned away with a ResourceError."""
 
     sessions_per_clinic: Count = Field(
         50, description="Prepared sessions that one data owner may leave here, about 220 MB each."
     )
     concurrent_inferences: Count = Field(4, description="Inferences under way at once.")
+    session_days: Count = Field(
+        90, description="Days that a prepared session waits for its image before it is deleted."
+    )
     material_bytes: int = Field(
         20_000_000_000,
         ge=1,
         strict=True,
         description="Disk space for the material of prepared sessions.",
     )
-    concurrent_calls: Count = Field(32, description="Calls under way at once.")
 
 
 class ModelOwnerConfig(_Table):

@@ -102,14 +102,14 @@ DATA_OWNER: Final = Transitions(
             (State.BOUND, State.STARTED): _ERASES,  # before the masked image leaves
         }
     ),
-    frozenset({State.STARTED}),
+    frozenset({State.FRESH, State.STARTED}),
 )
 MODEL_OWNER: Final = Transitions(
     "model owner",
     State.PREPARING,
     MappingProxyType(
         {
-            (State.PREPARING, State.READY): _KEEPS,  # corrections and offline message on disk
+            (State.PREPARING, State.READY): _KEEPS,  # both offline messages in files
             (State.READY, State.STARTED): _ERASES,  # before the first online message leaves
         }
     ),
@@ -246,6 +246,18 @@ class Ledger:
             ).rowcount
             if not changed:
                 raise self._unknown(session)
+
+    def expire(self, state: State, seconds: float) -> int:
+        """Burn the sessions that have been in a state since before so many seconds ago.
+
+        ``seconds`` count from the session's entry. Returns how many.
+        """
+        with self._transaction() as connection:
+            changed: int = connection.execute(
+                "UPDATE session SET state = ?, secret = NULL WHERE state = ? AND created < ?",
+                (State.BURNT, state, time.time() - seconds),
+            ).rowcount
+        return changed
 
     def get(self, session: bytes) -> Entry:
         """A session, without its secret. Raises UnknownSessionError."""

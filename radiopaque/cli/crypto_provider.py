@@ -37,6 +37,8 @@ def _serve(
         settings.store,
         most_models=limits.models,
         most_reserved=limits.reserved_sessions,
+        most_reserved_per_clinic=limits.reserved_per_clinic,
+        reservation_seconds=limits.reservation_seconds,
         concurrent_deals=limits.concurrent_deals,
     )
     try:
@@ -44,7 +46,7 @@ def _serve(
             identity,
             party.handlers(),
             settings.listen,
-            concurrent_calls=limits.concurrent_calls,
+            limits=limits,
             grace_seconds=settings.grace_seconds,
             as_json=as_json,
         )

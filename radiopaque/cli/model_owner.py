@@ -46,6 +46,7 @@ def _serve(
                 limits.sessions_per_clinic,
                 limits.concurrent_inferences,
                 limits.material_bytes,
+                limits.session_days * 86_400.0,
             ),
         )
         try:
@@ -53,7 +54,7 @@ def _serve(
                 identity,
                 party.handlers(),
                 settings.listen,
-                concurrent_calls=limits.concurrent_calls,
+                limits=limits,
                 grace_seconds=settings.grace_seconds,
                 as_json=as_json,
             )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from radiopaque import telemetry
 from radiopaque.certificates import Identity
+from radiopaque.config import CallLimits
 from radiopaque.engine.warm_up import warm_up
 from radiopaque.transport.grpc_server import Handler, Server
 
@@ -19,14 +20,20 @@ def serve(
     handlers: Mapping[str, Handler],
     listen: str,
     *,
-    concurrent_calls: int,
+    limits: CallLimits,
     grace_seconds: float,
     as_json: bool,
 ) -> None:
     """Compile the kernels, listen, and block until SIGTERM or SIGINT; then drain."""
     telemetry.configure(as_json=as_json or not sys.stderr.isatty())
     warm_up()
-    server = Server(identity, handlers, concurrent_calls=concurrent_calls)
+    server = Server(
+        identity,
+        handlers,
+        concurrent_calls=limits.concurrent_calls,
+        calls_per_peer=limits.calls_per_peer,
+        deadline_seconds=limits.longest_call_seconds,
+    )
     port = server.start(listen)
     address = f"{listen.rpartition(':')[0]}:{port}"
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -71,8 +72,39 @@ class Handler:
     roles: frozenset[Role]
 
 
+class Admission:
+    """Bounds of one server's calls: how long each may take, and how many of one peer at once."""
+
+    def __init__(self, deadline_seconds: float, calls_per_peer: int) -> None:
+        self.deadline_seconds = deadline_seconds
+        self._calls_per_peer = calls_per_peer
+        self._lock = threading.Lock()
+        self._under_way: Counter[PeerIdentity] = Counter()
+
+    def enter(self, peer: PeerIdentity) -> None:
+        """Raises ResourceError where the peer has its share of calls under way."""
+        with self._lock:
+            if self._under_way[peer] >= self._calls_per_peer:
+                raise ResourceError(
+                    f"{self._calls_per_peer} calls of {peer} are under way, its limit here; "
+                    "wait for one to end"
+                )
+            self._under_way[peer] += 1
+
+    def leave(self, peer: PeerIdentity) -> None:
+        """A call is over."""
+        with self._lock:
+            self._under_way[peer] -= 1
+            if not self._under_way[peer]:
+                del self._under_way[peer]
+
+
 class Server:
-    """Serves one party's methods. ``deadline_seconds`` is the most that a call may ask for."""
+    """Serves one party's methods.
+
+    ``deadline_seconds`` is the most that a call may ask for; ``concurrent_calls`` and
+    ``calls_per_peer`` bound the calls under way, of all peers and of each.
+    """
 
     def __init__(
         self,
@@ -80,6 +112,7 @@ class Server:
         handlers: Mapping[str, Handler],
         *,
         concurrent_calls: int = 32,
+        calls_per_peer: int = 8,
         deadline_seconds: float = 3600.0,
     ) -> None:
         service = SERVICES[identity.role]
@@ -94,8 +127,9 @@ class Server:
             options=_OPTIONS,
             maximum_concurrent_rpcs=concurrent_calls,
         )
+        admission = Admission(deadline_seconds, calls_per_peer)
         table = {
-            name: _method_handler(service.methods_by_name[name], handler, deadline_seconds)
+            name: _method_handler(service.methods_by_name[name], handler, admission)
             for name, handler in handlers.items()
         }
         self._server.add_generic_rpc_handlers(
@@ -188,7 +222,7 @@ class ServingChannel:
 
 
 def _method_handler(
-    method: MethodDescriptor, handler: Handler, deadline_seconds: float
+    method: MethodDescriptor, handler: Handler, admission: Admission
 ) -> grpc.RpcMethodHandler:
     """gRPC's view of a row of the table; messages stay bytes and are decoded strictly here."""
     name = method.name
@@ -204,21 +238,21 @@ def _method_handler(
         return data
 
     def unary(data: bytes, context: grpc.ServicerContext) -> bytes:
-        with _Guard(name, handler.roles, deadline_seconds, context) as call:
+        with _Guard(name, handler.roles, admission, context) as call:
             return encode(handler.function(decode(data, call), call), call)
 
     def downloading(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        with _Guard(name, handler.roles, deadline_seconds, context) as call:
+        with _Guard(name, handler.roles, admission, context) as call:
             for reply in handler.function(decode(data, call), call):
                 yield encode(reply, call)
 
     def uploading(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        with _Guard(name, handler.roles, deadline_seconds, context) as call:
+        with _Guard(name, handler.roles, admission, context) as call:
             decoded = (decode(data, call) for data in _received(requests, context))
             return encode(handler.function(decoded, call), call)
 
     def both(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        with _Guard(name, handler.roles, deadline_seconds, context) as call:
+        with _Guard(name, handler.roles, admission, context) as call:
             channel = ServingChannel(requests, call, context)
             worker = threading.Thread(
                 target=_serve_channel, args=(handler.function, channel, call, name), daemon=True
@@ -246,14 +280,14 @@ class _Guard:
         self,
         method: str,
         roles: frozenset[Role],
-        deadline_seconds: float,
+        admission: Admission,
         context: grpc.ServicerContext,
     ) -> None:
         self._method = method
         self._roles = roles
-        self._deadline_seconds = deadline_seconds
+        self._admission = admission
         self._context = context
-        self._peer = "?"
+        self._peer: PeerIdentity | None = None
 
     def __enter__(self) -> Call:
         try:
@@ -263,6 +297,8 @@ class _Guard:
             raise
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._peer is not None:
+            self._admission.leave(self._peer)
         if isinstance(error, Exception):
             self._abort(error)
 
@@ -272,7 +308,7 @@ class _Guard:
             raise AuthenticationError("the call came without a client certificate; present one")
         certificate = x509.load_pem_x509_certificate(presented[0])
         peer = peer_identity(certificate)
-        self._peer = str(peer)
+        self._peer = peer
         check_validity(certificate, f"of {peer}")
         if peer.role not in self._roles:
             raise RoleError(
@@ -280,11 +316,13 @@ class _Guard:
                 f"this certificate is that of the {peer}"
             )
         remaining = self._context.time_remaining()
-        if remaining is None or remaining > self._deadline_seconds + _DEADLINE_SLACK_SECONDS:
+        longest = self._admission.deadline_seconds
+        if remaining is None or remaining > longest + _DEADLINE_SLACK_SECONDS:
             raise ResourceError(
-                f"{self._method} must be called with a deadline of at most "
-                f"{self._deadline_seconds:g} s; lower deadline_seconds in the caller's config"
+                f"{self._method} must be called with a deadline of at most {longest:g} s; "
+                "lower deadline_seconds in the caller's config"
             )
+        self._admission.enter(peer)
         return Call(peer, remaining)
 
     def _abort(self, error: Exception) -> None:
@@ -292,7 +330,7 @@ class _Guard:
         _log.warning(
             "call refused",
             method=self._method,
-            peer=self._peer,
+            peer=str(self._peer or "?"),
             error=f"{type(public).__name__}: {public}",
         )
         abort(self._context, public)

@@ -338,7 +338,7 @@ def test_opening_burns_what_a_crash_left_in_the_middle(
 ) -> None:
     party = transitions.party
     abandoned = {
-        "data owner": {"STARTED"},
+        "data owner": {"FRESH", "STARTED"},
         "model owner": {"PREPARING", "STARTED"},
         "crypto provider": {"DEALT"},
     }[party]
@@ -451,3 +451,20 @@ while True:
                     assert bytes.fromhex(secret) not in left
         seen += len(reached)
     assert seen >= 3
+
+
+def test_expiring_burns_the_old_ones_of_one_state(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger(path, CRYPTO_PROVIDER) as ledger:
+        old = new_session(ledger, b"an old secret")
+        dealt = bring_to(ledger, "crypto provider", "DEALT")
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 100)
+        young = new_session(ledger)
+        assert ledger.expire(State.RESERVED, 60) == 1
+        assert ledger.get(old).state == "BURNT"
+        assert ledger.get(dealt).state == "DEALT"
+        assert ledger.get(young).state == "RESERVED"
+        assert ledger.expire(State.RESERVED, 60) == 0
+        assert b"an old secret" not in stored_bytes(path)

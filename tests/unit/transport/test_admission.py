@@ -1,0 +1,86 @@
+"""How much of a server one peer can hold."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from radiopaque.certificates import Identity, Role
+from radiopaque.errors import ResourceError
+from radiopaque.transport.channel import Counters
+from radiopaque.transport.grpc_server import Call, Handler, Server
+from radiopaque.wire.v1 import services_pb2 as pb
+
+
+def list_models(host: Any) -> pb.ListModelsReply:
+    return host.peer.call("ListModels", pb.ListModelsRequest(), pb.ListModelsReply, Counters())
+
+
+def test_one_peer_has_its_share_of_calls(make_host: Callable[..., Any]) -> None:
+    host = make_host(calls_per_peer=2)
+    entered, leave = threading.Barrier(3), threading.Event()
+
+    def wait(_: pb.ListModelsRequest, __: Call) -> pb.ListModelsReply:
+        entered.wait(10)
+        leave.wait(10)
+        return pb.ListModelsReply()
+
+    host.functions["ListModels"] = wait
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(list_models, host) for _ in range(2)]
+        entered.wait(10)
+        with pytest.raises(ResourceError, match="2 calls of data-owner"):
+            list_models(host)
+        leave.set()
+        for call in calls:
+            call.result(10)
+    host.functions["ListModels"] = lambda *_: pb.ListModelsReply()
+    for _ in range(5):
+        list_models(host)
+
+
+def test_abandoned_and_failed_calls_give_their_share_back(make_host: Callable[..., Any]) -> None:
+    host = make_host(calls_per_peer=1)
+
+    def endless(_: pb.FetchMaskedWeightsRequest, __: Call) -> Iterator[pb.Chunk]:
+        while True:
+            yield pb.Chunk(data=bytes(100_000))
+
+    def fail(_: pb.ListModelsRequest, __: Call) -> pb.ListModelsReply:
+        raise ResourceError("no")
+
+    host.functions["FetchMaskedWeights"] = endless
+    host.functions["ListModels"] = fail
+    for _ in range(3):
+        with pytest.raises(ResourceError, match=r"^no$"):
+            list_models(host)
+    chunks = host.peer.download(
+        "FetchMaskedWeights", pb.FetchMaskedWeightsRequest(), pb.Chunk, Counters()
+    )
+    next(chunks)
+    chunks.close()
+    host.functions["ListModels"] = lambda *_: pb.ListModelsReply()
+    done = threading.Event()
+    for _ in range(100):
+        try:
+            list_models(host)
+        except ResourceError:
+            done.wait(0.05)
+        else:
+            return
+    pytest.fail("the abandoned download still holds the peer's share")
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.2:0", "[::1]:0", "0.0.0.0:0"])
+def test_a_server_checks_itself_where_it_listens(
+    identities: dict[Role, Identity], listen: str
+) -> None:
+    names = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer")
+    handlers = {name: Handler(lambda *_: None, frozenset()) for name in names}
+    server = Server(identities[Role.MODEL_OWNER], handlers)
+    assert server.start(listen) > 0
+    server.stop(0)
