@@ -130,7 +130,6 @@ def _check_step(plan: p.Plan, number: int, step: p.Step) -> None:
     _require(0 <= step.limit < 1 << 63, f"limit {step.limit} is out of range")
     _require(all(0 <= i < number for i in step.inputs), "inputs must be earlier steps")
     operands = [plan.steps[i] for i in step.inputs]
-    _require(not any(isinstance(o.gate, p.Output) for o in operands), "the output is not a value")
     many = isinstance(gate, p.Combine | p.Concatenate)
     wanted = 0 if isinstance(gate, p.Input) else 1
     _require(
