@@ -76,7 +76,7 @@ def less(index: int, chunks: int) -> int:
 
 def chunk(value: int, j: int, n: int) -> int:
     """The j-th piece of 6 bits from the top of an n-bit number."""
-    return value >> (n - CHUNK * (j + 1)) & (2**CHUNK - 1)
+    return value >> (n - CHUNK * (j + 1)) & 63
 
 
 def look_up(tables: list[int], alpha: int, n: int, chunks: int) -> int:

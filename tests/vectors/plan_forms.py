@@ -71,7 +71,12 @@ def _step(number: int, **fields: Any) -> bytes:
 
 def _message(**fields: Any) -> bytes:
     """The small plan with other fields of its own."""
-    return _changed(lambda message: [setattr(message, k, v) for k, v in fields.items()])
+
+    def change(message: Any) -> None:
+        for name, value in fields.items():
+            setattr(message, name, value)
+
+    return _changed(change)
 
 
 def _multiplied_twice(message: Any) -> None:
@@ -93,7 +98,7 @@ def _unpacked_shape(encoded: bytes) -> bytes:
     return out
 
 
-def _fields(encoded: bytes) -> list[tuple[int, bytes | int]]:
+def _fields(encoded: bytes) -> list[tuple[int, Any]]:
     """Top-level fields of a plan; its numbers and lengths all take one byte."""
     fields: list[tuple[int, Any]] = []
     position = 0
@@ -113,7 +118,7 @@ def _fields(encoded: bytes) -> list[tuple[int, bytes | int]]:
 def _field(number: int, value: Any) -> bytes:
     if isinstance(value, int):
         return bytes([8 * number, value])
-    return bytes([8 * number + 2, len(value)]) + value
+    return bytes([8 * number + 2, len(value), *value])
 
 
 def bad_plans() -> dict[str, tuple[bytes, str]]:

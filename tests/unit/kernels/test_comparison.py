@@ -1,0 +1,291 @@
+"""The loops of the comparison and the truncation, alone and composed, without any stream.
+
+Shares are drawn here by numpy: what the loops compute must not depend on where they come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import DTypeLike, NDArray
+
+from radiopaque.kernels import comparison as kernels
+
+U = np.uint64
+Words = NDArray[np.unsignedinteger]
+WINDOWS = [
+    (32, 19, 0),
+    (32, 32, 13),
+    (32, 25, 0),
+    (32, 32, 1),
+    (32, 31, 0),
+    (64, 32, 13),
+    (64, 64, 45),
+    (64, 64, 39),
+    (64, 41, 16),
+    (64, 64, 33),
+]
+
+
+@dataclass
+class Deal:
+    """Both parties' halves of a comparison on random masks."""
+
+    k: int
+    opened_bits: int
+    shift: int
+    size: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        self.dtype = np.dtype(f"uint{self.k}")
+        self.n = self.opened_bits - 1 - self.shift
+        self.index_bits = 2 * (self.n // 6) - 1
+        words2 = (1 << self.index_bits) // 32
+
+        def draw(shape: tuple[int, ...] | int, dtype: DTypeLike) -> Words:
+            return rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+        size = self.size
+        self.r_d, self.r_o = draw(size, self.dtype), draw(size, self.dtype)
+        self.mu_d, self.mu_o = draw(size, np.uint16), draw(size, np.uint16)
+        self.rho_d, self.rho_o = draw(size, np.uint8), draw(size, np.uint8)
+        self.level1_d = draw((size, self.index_bits), np.uint64)
+        self.level2_d = draw((size, words2), np.uint32)
+        self.products_d = draw((size, 5), self.dtype)
+        self.level1_o = np.empty_like(self.level1_d)
+        self.level2_o = np.empty_like(self.level2_d)
+        self.products_o = np.empty_like(self.products_d)
+        kernels.deal_comparison(
+            self.r_d,
+            self.r_o,
+            self.mu_d,
+            self.mu_o,
+            self.rho_d,
+            self.rho_o,
+            self.level1_d,
+            self.level2_d,
+            self.products_d,
+            kernels.tie_break_table(self.n // 6),
+            self.opened_bits,
+            self.shift,
+            self.level1_o,
+            self.level2_o,
+            self.products_o,
+        )
+        r = self.r_d.astype(object) + self.r_o.astype(object)
+        self.r = [int(v) for v in r % (1 << self.opened_bits)]
+        self.rho = [int(v) for v in (self.rho_d ^ self.rho_o) & 1]
+        self.mu = (self.mu_d ^ self.mu_o) & ((1 << self.index_bits) - 1)
+
+    @property
+    def opening_bytes(self) -> int:
+        """Bytes an element of the first message."""
+        return (self.n + 1 + self.index_bits) // 8
+
+
+def pieces(value: int, n: int) -> list[int]:
+    """Chunks of 6 bits of an n-bit number, the top one first."""
+    return [value >> (n - 6 * (j + 1)) & 63 for j in range(n // 6)]
+
+
+@pytest.mark.parametrize("chunks", [3, 4, 5])
+def test_tie_break_table_compares(chunks: int) -> None:
+    """For numbers, index bits 2j and 2j + 1 being less and equal of chunk j, it says less."""
+    table = kernels.tie_break_table(chunks)
+    n = 6 * chunks
+    assert table.dtype == np.uint32
+    assert table.size == (1 << (2 * chunks - 1)) // 32
+    rng = np.random.default_rng(chunks)
+    for _ in range(2000):
+        left = int(rng.integers(1 << n))
+        # often equal in some chunks, so that lower ones decide
+        right = left ^ (int(rng.integers(1 << n)) if rng.integers(2) else int(rng.integers(64)))
+        if rng.integers(4) == 0:
+            right = left
+        index = 0
+        for j, (a, b) in enumerate(zip(pieces(left, n), pieces(right, n), strict=True)):
+            index |= (a < b) << (2 * j)
+            if j < chunks - 1:
+                index |= (a == b) << (2 * j + 1)
+        assert int(table[index // 32]) >> (index % 32) & 1 == (left < right)
+
+
+@pytest.mark.parametrize(("k", "opened_bits", "shift"), WINDOWS)
+def test_dealt_tables_and_products(k: int, opened_bits: int, shift: int) -> None:
+    """Joined, both halves are the tables and products of the mathematics."""
+    deal = Deal(k, opened_bits, shift, 12)
+    n, modulus = deal.n, 1 << k
+    level1 = deal.level1_d ^ deal.level1_o
+    level2 = deal.level2_d ^ deal.level2_o
+    products = (deal.products_d + deal.products_o).tolist()
+    for i in range(deal.size):
+        high = deal.r[i] >> shift
+        beta, low = high >> n, high % (1 << n)
+        for j, piece in enumerate(pieces(low, n)):
+            assert int(level1[i, 2 * j]) == (1 << piece) - 1
+            if 2 * j + 1 < deal.index_bits:
+                assert int(level1[i, 2 * j + 1]) == 1 << piece
+        f = kernels.tie_break_table(n // 6)
+        for index in range(1 << deal.index_bits):
+            source = index ^ int(deal.mu[i])
+            expected = int(f[source // 32]) >> (source % 32) & 1 ^ beta ^ deal.rho[i] ^ 1
+            assert int(level2[i, index // 32]) >> (index % 32) & 1 == expected
+        v, rho = beta << (opened_bits - shift), deal.rho[i]
+        assert products[i] == [x % modulus for x in (rho, high, high * rho, v, v * rho)]
+
+
+def run_comparison(deal: Deal, y: Words) -> tuple[Words, Words, Words]:
+    """Both parties' shares of z for y given as (h, offset) with offset = y - h + r; and d."""
+    rng = np.random.default_rng(99)
+    h = rng.integers(0, np.iinfo(deal.dtype).max, deal.size, deal.dtype, endpoint=True)
+    offset = y - h + deal.r_d + deal.r_o
+    masked = np.empty(deal.size, np.uint32 if deal.opening_bytes <= 4 else np.uint64)
+    message = np.empty(deal.size * deal.opening_bytes, np.uint8)
+    kernels.open_comparison(
+        h,
+        offset,
+        deal.mu_o,
+        deal.level1_o,
+        deal.opened_bits,
+        deal.shift,
+        deal.opening_bytes,
+        masked,
+        message,
+    )
+    alpha = np.empty(deal.size, np.uint32)
+    decision_d = np.empty(deal.size, np.uint8)
+    reply = np.empty(deal.size, np.uint16)
+    kernels.select_comparison(
+        message,
+        deal.opening_bytes,
+        deal.mu_d,
+        deal.level1_d,
+        deal.level2_d,
+        deal.n,
+        alpha,
+        decision_d,
+        reply,
+    )
+    decision_o = np.empty(deal.size, np.uint8)
+    opened = np.empty(deal.size, np.uint8)
+    kernels.decide_comparison(
+        masked, reply, deal.level2_o, deal.n, deal.index_bits, decision_o, opened
+    )
+    assert (opened == decision_d ^ decision_o).all()
+    # message 1 holds alpha and, above it, the masked bits; nothing of the low bits of y + r
+    width = 8 * deal.opening_bytes
+    assert width == deal.n + 1 + deal.index_bits
+    rows = message.reshape(deal.size, -1)
+    words = np.array([int.from_bytes(row.tobytes(), "little") for row in rows], object)
+    assert (words == masked.astype(object)).all()
+    total = [
+        ((int(v) + r) % (1 << deal.opened_bits)) >> deal.shift
+        for v, r in zip(y, deal.r, strict=True)
+    ]
+    assert alpha.tolist() == total == [int(w) % (1 << (deal.n + 1)) for w in words]
+    assert (reply >> (deal.index_bits + 1)).max(initial=0) == 0
+    nothing = np.zeros(deal.size, deal.dtype)
+    shares = []
+    for word, products, public in ((alpha, deal.products_d, 0), (masked, deal.products_o, 1)):
+        share = np.empty(deal.size, deal.dtype)
+        kernels.finish_comparison(word, opened, products, nothing, deal.n, public, U(1), share)
+        shares.append(share)
+    return shares[0], shares[1], opened ^ np.array(deal.rho, np.uint8)
+
+
+@pytest.mark.parametrize(("k", "opened_bits", "shift"), WINDOWS)
+def test_composed_comparison(k: int, opened_bits: int, shift: int) -> None:
+    """Shares of z add up to max(y, 0) >> s, or one more; d is the sign where y is clear of zero."""
+    size = 4000
+    deal = Deal(k, opened_bits, shift, size, seed=k + opened_bits)
+    rng = np.random.default_rng(opened_bits)
+    half, unit = 1 << (opened_bits - 1), 1 << shift
+    edges = [-half, 1 - half, half - unit, half - unit - 1, 0, 1, -1, unit, -unit, unit - 1]
+    signed = np.array(
+        edges + [int(v) for v in rng.integers(-half, half - unit, size - len(edges))], object
+    )
+    y = (signed % (1 << k)).astype(deal.dtype)
+    share_d, share_o, d = run_comparison(deal, y)
+    z = (share_d + share_o).astype(object)
+    floor = np.maximum(signed, 0) >> shift
+    up = z - floor
+    assert set(up) <= {0, 1}
+    assert (up[(np.maximum(signed, 0) % unit) == 0] == 0).all()
+    assert (d[signed >= 0] == 1).all()
+    assert (d[signed <= -unit] == 0).all()
+
+
+def test_finish_adds_or_subtracts_the_other_share() -> None:
+    deal = Deal(32, 19, 0, 100, seed=5)
+    y = np.arange(100, dtype=np.uint32)
+    share_d, share_o, _ = run_comparison(deal, y)
+    rng = np.random.default_rng(1)
+    other = rng.integers(0, 1 << 32, 100, np.uint32)
+    alpha = np.zeros(100, np.uint32)
+    opened = np.zeros(100, np.uint8)
+    for sign, expected in ((U(1), other), (kernels.minus_one(), -other)):
+        out = np.empty(100, np.uint32)
+        kernels.finish_comparison(
+            alpha, opened, np.zeros((100, 5), np.uint32), other, 18, 0, sign, out
+        )
+        assert (out == expected).all()
+    assert (share_d + share_o == y).all()
+
+
+@pytest.mark.parametrize(
+    ("k", "opened_bits", "shift"),
+    [(32, 32, 13), (32, 4, 1), (32, 32, 29), (64, 64, 61), (64, 45, 16), (64, 33, 1)],
+)
+def test_composed_truncation(k: int, opened_bits: int, shift: int) -> None:
+    size = 4000
+    rng = np.random.default_rng(opened_bits + shift)
+    dtype: np.dtype[np.unsignedinteger] = np.dtype(f"uint{k}")
+
+    def draw(*shape: int) -> NDArray[np.unsignedinteger]:
+        return rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+    r_d, r_o, products_d, fresh, h = draw(size), draw(size), draw(size, 2), draw(size), draw(size)
+    products_o = np.empty_like(products_d)
+    kernels.deal_truncation(r_d, r_o, products_d, opened_bits, shift, products_o)
+    quarter, unit = 1 << (opened_bits - 2), 1 << shift
+    edges = [-quarter, 1 - quarter, quarter, quarter - 1, 0, 1, -1, unit, -unit, -unit - 1]
+    edges = [v for v in edges if abs(v) <= quarter]
+    signed = np.array(
+        edges + [int(v) for v in rng.integers(-quarter, quarter, size - len(edges))], object
+    )
+    y = (signed % (1 << k)).astype(dtype)
+    top = np.empty(size, np.uint8)
+    share_o = np.empty(size, dtype)
+    kernels.open_truncation(h, y - h + r_d + r_o, products_o, opened_bits, shift, top, share_o)
+    assert set(top.tolist()) == {0, 1}
+    share_d = np.empty(size, dtype)
+    kernels.finish_truncation(top, products_d, fresh, share_d)
+    z = (share_o + share_d + fresh).astype(object)
+    z = np.where(z >= 1 << (k - 1), z - (1 << k), z)
+    up = z - (signed >> shift)
+    assert set(up) <= {0, 1}
+    assert (up[signed % unit == 0] == 0).all()
+
+
+def test_a_piece_of_the_elements_is_the_same_as_all_of_them() -> None:
+    """Blocks are slices of the same arrays."""
+    deal = Deal(32, 32, 13, 100, seed=3)
+    h = np.random.default_rng(2).integers(0, 1 << 32, 100, np.uint32)
+    whole = np.empty(100, np.uint32), np.empty(300, np.uint8)
+    parts = np.empty(100, np.uint32), np.empty(300, np.uint8)
+    tables = deal.mu_o, deal.level1_o
+    kernels.open_comparison(h, deal.r_o, *tables, 32, 13, 3, *whole)
+    for piece in (slice(0, 33), slice(33, 34), slice(34, 100)):
+        words, data = np.empty(100, np.uint32)[piece], np.empty(300, np.uint8)
+        data = data[: 3 * (piece.stop - piece.start)]
+        kernels.open_comparison(
+            h[piece], deal.r_o[piece], *(t[piece] for t in tables), 32, 13, 3, words, data
+        )
+        parts[0][piece] = words
+        parts[1][3 * piece.start : 3 * piece.stop] = data
+    assert (whole[0] == parts[0]).all()
+    assert (whole[1] == parts[1]).all()
