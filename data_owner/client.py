@@ -116,6 +116,9 @@ class Client:
 
     def models(self) -> list[tuple[str, str, str]]:
         """(name, version, plan digest) of every model that the vendor offers."""
+        return [(m.name, m.version, m.plan_digest.hex()) for m in self._list_models()]
+
+    def _list_models(self) -> list[pb.ModelEntry]:
         reply = self._model_owner.call(
             "ListModels",
             pb.ListModelsRequest(),
@@ -123,7 +126,7 @@ class Client:
             Counters(),
             self._config.deadline_seconds,
         )
-        return [(m.name, m.version, m.plan_digest.hex()) for m in reply.models]
+        return list(reply.models)
 
     def model(self) -> LocalModel:
         """The configured model, fetched and checked on first use."""
@@ -134,7 +137,8 @@ class Client:
                 self._model = self._cache.load(
                     offer, self._model_owner, self.setup, self._config.deadline_seconds
                 )
-                self._sessions.discard_stale(self._model)
+                offered = {entry.artefact for entry in self._list_models()}
+                self._sessions.discard_stale(offer.name, offered)
             return self._model
 
     def _fetch_offer(self) -> Offer:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,10 +103,10 @@ class Sessions:
         finally:
             self._release(session)
 
-    def discard_stale(self, model: LocalModel) -> None:
-        """Burn sessions for earlier artefacts of a model, which nobody can run any more."""
+    def discard_stale(self, name: str, offered: Collection[bytes]) -> None:
+        """Burn sessions for artefacts of a model that the vendor does not offer any more."""
         for row in self._ledger.rows(State.BOUND):
-            if row.peer == model.offer.name and row.binding != model.binding:
+            if row.peer == name and row.artefact not in offered:
                 self._ledger.burn(row.session)
 
     @contextmanager
@@ -153,7 +153,9 @@ class Sessions:
                 # nothing of the image has left
                 self._ledger.burn(session)
             finally:
-                self._release(session)
+                # the reserved one stays with its holder, who may hold it until others are done
+                if session != reserved.session:
+                    self._release(session)
             session = self._take(model)
         raise SessionStateError(
             "the vendor refused every prepared session of this model; "
