@@ -181,7 +181,7 @@ def vgg() -> nn.Module:
 
 
 class Inception(nn.Module):
-    """Branches of different scales that meet in a concatenation, a pool with stride 1 among them."""
+    """Branches of different scales that meet in a concatenation, with pools of stride 1."""
 
     def __init__(self) -> None:
         super().__init__()

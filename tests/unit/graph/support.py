@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from radiopaque.engine import local
-from radiopaque.graph import plan as p
 from radiopaque.graph.compile import Compiled, compile_model
 from radiopaque.graph.ranges import calibrate
 from tests.reference import plan_integers
@@ -52,7 +51,12 @@ def make_model(
     )
     ids = [helper.make_opsetid("", opset)]
     ir_version = helper.find_min_ir_version_for(ids, ignore_unknown=True)
-    return helper.make_model(graph, opset_imports=ids, ir_version=ir_version)
+    model = helper.make_model(graph, opset_imports=ids, ir_version=ir_version)
+    inferred = onnx.shape_inference.infer_shapes(model).graph.output
+    for value, known in zip(model.graph.output, inferred, strict=True):
+        value.CopyFrom(known)
+        value.type.tensor_type.shape.SetInParent()
+    return model
 
 
 def node(op: str, inputs: str, outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
@@ -97,7 +101,7 @@ def assert_matches(
     model: onnx.ModelProto,
     x: Floats,
     ring_bits: int = 64,
-    tolerance: float = 2.0**-12,
+    tolerance: float = 2.0**-15,
     **options: Any,
 ) -> Compiled:
     """Compile, run securely, compare; the tolerance is relative to the largest output."""
@@ -119,8 +123,3 @@ def gates(compiled: Compiled, kind: type) -> list[Any]:
 def gate_names(compiled: Compiled) -> list[str]:
     """Names of all gates between input and output."""
     return [type(step.gate).__name__ for step in compiled.plan.steps[1:-1]]
-
-
-def input_size(plan: p.Plan) -> int:
-    """Elements of one image batch."""
-    return plan.input_step.size
