@@ -27,6 +27,10 @@ def serve(
     """Compile the kernels, listen, and block until SIGTERM or SIGINT; then drain."""
     telemetry.configure(as_json=as_json or not sys.stderr.isatty())
     warm_up()
+    # before anybody is told that the server is there, and may want it to end
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
     server = Server(
         identity,
         handlers,
@@ -43,8 +47,5 @@ def serve(
         )
     else:
         print(f"{identity.role} {identity.name!r} listens on {address}", flush=True)
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
     stopping.wait()
     server.stop(grace_seconds)
