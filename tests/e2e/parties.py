@@ -102,16 +102,6 @@ class Serving:
                     break
         raise RuntimeError(f"the {self.role} did not start: {self.log.read_text()[-3000:]}")
 
-    def run_to_its_end(self) -> subprocess.CompletedProcess[str]:
-        """Start a server that is expected to refuse, and wait for it."""
-        return subprocess.run(
-            [*self._command(), "--json"],
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-            check=False,
-        )
-
     def kill(self) -> None:
         """SIGKILL, as by a loss of power of the process."""
         process = self._started()
@@ -281,9 +271,19 @@ class Deployment:
             + self._peer
         )
 
-    def material(self) -> list[Path]:
-        """The files of prepared sessions at the model owner."""
-        return sorted((self.owner.store / "material").iterdir())
+    def material(self, *sessions: bytes | str) -> list[Path]:
+        """The model owner's files of these sessions, or of all."""
+        names = {one if isinstance(one, str) else one.hex() for one in sessions}
+        found = sorted((self.owner.store / "material").iterdir())
+        return [path for path in found if not names or path.stem in names]
+
+    def assert_used_up(self, *sessions: bytes | str) -> None:
+        """Sessions are burnt at both servers, without a secret, and their files are gone."""
+        ids = [bytes.fromhex(one) if isinstance(one, str) else one for one in sessions]
+        for party in (self.owner, self.provider):
+            until(lambda party=party: all(party.sessions()[one][0] == "BURNT" for one in ids))
+            assert not any(party.sessions()[one][1] for one in ids)
+        until(lambda: not self.material(*ids))
 
     def logs(self) -> str:
         return self.provider.log.read_text() + self.owner.log.read_text()
@@ -294,6 +294,7 @@ def process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A Python process that runs ``code``; ended with the block."""
     running = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -56,12 +56,12 @@ def test_the_result_is_that_of_the_plaintext(
         assert (offer.name, offer.version) == (network.plan.name, network.plan.version)
         for seed in (1, 2):
             images = network.images(seed)
-            answers.append(client.infer_tensor(images).outputs)
-            assert_within(network, images, answers[-1])
+            answers.append(client.infer_tensor(images))
+            assert_within(network, images, answers[-1].outputs)
     # the bound tells one image from another, so results cannot be mixed up unnoticed
     _, bound = network.plaintext(network.images(1))
-    assert (np.abs(answers[0] - answers[1]) > bound).any()
-    assert deployment.material() == []
+    assert (np.abs(answers[0].outputs - answers[1].outputs) > bound).any()
+    deployment.assert_used_up(*(answer.session for answer in answers))
 
 
 def test_multilabel_and_raw_reports(
@@ -191,8 +191,7 @@ def test_several_clinics_with_several_sessions_at_once(deployment: Deployment) -
         for client in clients:
             client.close()
     assert len(set(used)) == 12
-    states = deployment.owner.sessions()
-    assert {states[session] for session in used} == {("BURNT", False)}
+    deployment.assert_used_up(*used)
 
 
 def test_newest_version_by_default_and_others_by_name(
