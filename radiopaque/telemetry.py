@@ -14,6 +14,8 @@ import time
 import traceback
 from typing import Final, TextIO, TypedDict, Unpack, get_type_hints
 
+from radiopaque.errors import RadiopaqueError
+
 _FIELDS_ATTRIBUTE: Final = "radiopaque_fields"
 _REDACTED: Final = "<redacted>"
 
@@ -76,12 +78,17 @@ class EventLog:
         self._emit(logging.WARNING, event, fields)
 
     def failure(self, event: str, exception: BaseException, **fields: Unpack[Fields]) -> None:
-        """An unexpected exception: its type and the places it passed, never its message."""
+        """An exception: its type and the places it passed.
+
+        The message is logged of expected failures alone, which never carry a secret; without it an
+        operator would not learn which file is damaged.
+        """
         places = [
             f"{frame.filename}:{frame.lineno} {frame.name}"
             for frame in traceback.extract_tb(exception.__traceback__, limit=-8)
         ]
-        fields["error"] = type(exception).__name__
+        name = type(exception).__name__
+        fields["error"] = f"{name}: {exception}" if isinstance(exception, RadiopaqueError) else name
         fields["where"] = " < ".join(reversed(places))
         self._emit(logging.ERROR, event, fields)
 

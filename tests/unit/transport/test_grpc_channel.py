@@ -189,9 +189,10 @@ def test_bugs_and_local_troubles_cross_as_a_reference(
     reference = str(caught.value).split()[-1]
     assert len(reference) == 8
     assert reference in caplog.text
-    for text in (str(caught.value), caplog.text):
-        assert "0123456789" not in text
-        assert "/secret/path" not in text
+    assert "0123456789" not in str(caught.value) + caplog.text
+    assert "/secret/path" not in str(caught.value)
+    # the operator is told which of its files it is, under the reference that the peer got
+    assert ("StoreError: /secret/path" in caplog.text) == (expected is StoreError)
     assert type(error).__name__ in caplog.text
 
 
