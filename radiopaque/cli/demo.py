@@ -26,17 +26,28 @@ def _demo(
     model: Path | None = typer.Option(None, help="Folder of a model (default: the shipped one)."),
     image: Path | None = typer.Option(None, help="DICOM, PNG or JPEG (default: a shipped sample)."),
     ring: int = typer.Option(32, help="Bits of the ring: 32 or 64."),
+    repeat: int = typer.Option(1, min=1, max=40, help="Inferences; times are their medians."),
     output: Path | None = typer.Option(None, help="Folder for the HTML and JSON report."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Watch a chest X-ray being classified under secret sharing by three processes."""
-    from radiopaque.cli.demo_run import run_demo
+    """Watch a chest X-ray being classified under secret sharing by three processes.
 
-    root = _data_root()
-    chosen_model = model or root / "models" / "pneumonia-resnet18"
-    chosen_image = image or _sample(root)
+    JSON keys: model, version, image, classes, secure_probabilities, plaintext_probabilities,
+    secure_logits, plaintext_logits, max_abs_logit_error, repeat, online_seconds, offline_seconds,
+    prepare_seconds, round_trips, online_bytes, offline_bytes, setup_bytes, memory_bytes (peak
+    RssAnon of the two servers), warnings. Bytes are by direction, as counted on messages sent.
+    """
+    from radiopaque.cli.demo_run import Wish, run_demo
+
+    wish = Wish(
+        model or _data_root() / "models" / "pneumonia-resnet18",
+        image or _sample(_data_root()),
+        ring,
+        repeat,
+        output,
+    )
     with tempfile.TemporaryDirectory(prefix="radiopaque-demo-") as folder, _status() as tell:
-        result = run_demo(Path(folder), chosen_model, chosen_image, ring, output, tell)
+        result = run_demo(Path(folder), wish, tell)
     if as_json:
         print(json.dumps(result))
     else:

@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from radiopaque.certificates import CertificateFiles, Role, init_directory
+from radiopaque.cli.memory import MemoryWatch
 from radiopaque.cli.models import find_model, tensors
 from radiopaque.errors import PeerUnavailableError, RadiopaqueError
 
@@ -23,27 +26,39 @@ _START_SECONDS = 180.0
 _STOP_SECONDS = 10.0
 
 
-def run_demo(
-    folder: Path, model: Path, image: Path, ring_bits: int, output: Path | None, tell: Tell
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Wish:
+    """What to demonstrate."""
+
+    model: Path
+    image: Path
+    ring_bits: int
+    repeat: int
+    output: Path | None
+
+
+def run_demo(folder: Path, wish: Wish, tell: Tell) -> dict[str, Any]:
     """One demonstration in ``folder``; returns the keys that ``radiopaque demo --json`` prints."""
+    model, image = wish.model, wish.image
     tell("making certificates for the three roles")
     certificates = init_directory(folder / "certificates")
     tell(f"compiling {model.name} (ONNX to plan and weights)")
-    plan_task = _compile(model, folder / "compiled", ring_bits)
-    with _started(folder, certificates, tell) as data_owner_config:
-        tell("data owner: fetching the plan and the masked weights, preparing a session")
+    plan_task = _compile(model, folder / "compiled", wish.ring_bits)
+    with _started(folder, certificates, tell) as (data_owner_config, memory):
+        tell(f"data owner: fetching the model, preparing {_sessions(wish.repeat)}")
         base = [sys.executable, "-m", "radiopaque", "data-owner"]
         config = ["--config", str(data_owner_config), "--json"]
-        prepared = _call([*base, "prepare", *config])
+        prepared = _call([*base, "prepare", "--count", str(wish.repeat), *config])
         tell(f"data owner: submitting {image.name}")
-        extra = ["--output", str(output)] if output else []
-        submitted = _call([*base, "submit", str(image), *config, *extra])
+        extra = ["--output", str(wish.output)] if wish.output else []
+        submitted = _call([*base, "submit", *[str(image)] * wish.repeat, *config, *extra])
     tell("running the same image through onnxruntime in the clear, to compare")
     plain, plain_probabilities = _plaintext(model, image, plan_task)
-    report = submitted["results"][0]
-    offline = prepared["prepared"][0]
-    errors = [abs(a - b) for a, b in zip(report["logits"], plain, strict=True)]
+    results = submitted["results"]
+    report = results[0]
+    errors = [
+        abs(a - b) for result in results for a, b in zip(result["logits"], plain, strict=True)
+    ]
     setup = {
         key: value + submitted["setup_bytes"][key] for key, value in prepared["setup_bytes"].items()
     }
@@ -57,15 +72,21 @@ def run_demo(
         "secure_logits": report["logits"],
         "plaintext_logits": plain,
         "max_abs_logit_error": max(errors),
-        "online_seconds": report["online_seconds"],
-        "offline_seconds": offline["seconds"],
-        "prepare_seconds": report["prepare_seconds"],
+        "repeat": wish.repeat,
+        "online_seconds": median(result["online_seconds"] for result in results),
+        "offline_seconds": median(item["seconds"] for item in prepared["prepared"]),
+        "prepare_seconds": median(result["prepare_seconds"] for result in results),
         "round_trips": report["round_trips"],
         "online_bytes": report["online_bytes"],
-        "offline_bytes": offline["bytes"],
+        "offline_bytes": prepared["prepared"][0]["bytes"],
         "setup_bytes": setup,
+        "memory_bytes": memory,
         "warnings": report["warnings"],
     }
+
+
+def _sessions(count: int) -> str:
+    return "a session" if count == 1 else f"{count} sessions"
 
 
 def _compile(model: Path, output: Path, ring_bits: int) -> Any:
@@ -91,8 +112,11 @@ def _plaintext(model: Path, image: Path, task: Any) -> tuple[list[float], list[f
 @contextmanager
 def _started(
     folder: Path, certificates: dict[Role, CertificateFiles], tell: Tell
-) -> Iterator[Path]:
-    """Crypto provider and model owner as processes; yields the data owner's configuration."""
+) -> Iterator[tuple[Path, dict[str, int]]]:
+    """Crypto provider and model owner as processes.
+
+    Yields the data owner's configuration, and their peak memory, complete when the block is over.
+    """
     processes: list[subprocess.Popen[str]] = []
     try:
         tell("starting the crypto provider")
@@ -109,7 +133,11 @@ def _started(
             + f'[model_owner]\naddress = "{owner}"\n'
             + peer
         )
-        yield path
+        names = ("crypto_provider", "model_owner")
+        with MemoryWatch(
+            {name: process.pid for name, process in zip(names, processes, strict=True)}
+        ) as watch:
+            yield path, watch.peaks
     finally:
         _stop(processes)
 
