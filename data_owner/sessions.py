@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from data_owner.artefacts import LocalModel
 from radiopaque.engine import data_owner as engine
 from radiopaque.errors import (
+    ProtocolError,
     RadiopaqueError,
     SessionStateError,
     StoreError,
@@ -139,8 +140,8 @@ class Sessions:
 
         Where the vendor has lost it, the oldest one in stock takes its place; none is made, since
         the crypto provider is not contacted once an image is open. Raises TensorError before
-        anything is sent, SessionStateError where none is left. Once the image was masked with a
-        session, ProtocolError and TransportError burn it; before that they leave it in stock.
+        anything is sent, SessionStateError where none is left. ProtocolError burns the session;
+        TransportError does once the image was masked with it, and before leaves it in stock.
         """
         engine.encode_images(model.offer.plan, images)
         session: bytes | None = reserved.session
@@ -217,6 +218,9 @@ class Sessions:
             began = time.perf_counter()
             outputs = run.infer(images, channel)
             finished = time.perf_counter()
+        except ProtocolError:
+            self._ledger.burn(session)
+            raise
         finally:
             try:
                 self._burn_unless_bound(session)
