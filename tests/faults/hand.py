@@ -1,4 +1,4 @@
-"""A clinic driven by hand: every step of its protocol by itself, so that each can be done wrongly."""
+"""A clinic driven by hand: each step of its protocol by itself, so that it can be done wrongly."""
 
 from __future__ import annotations
 
