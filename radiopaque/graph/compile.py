@@ -84,7 +84,8 @@ def compile_model(
     if ranges is not None and manifest is not None:
         ranges = _reachable(ranges, imported.graph.input, manifest.preprocessing, margin)
     found = intervals(ops, Promise(ranges, margin))
-    emitted = emit(ops, found, targets(ops, found, policy, margin), policy, output_bits)
+    scales = targets(ops, found, policy, margin, output_bits)
+    emitted = emit(ops, found, scales, policy, output_bits)
     plan = _plan(emitted, manifest, simplified.task, ring_bits, name, version, model)
     validate_plan(plan)
     report = make_report(plan, ops, emitted.sources, ranges, margin)

@@ -110,7 +110,7 @@ class _Emitter:
         if isinstance(kind, Relu):
             return self._relu(op, kind, inputs[0], target)
         if isinstance(kind, Settle):
-            return self._settle(op, kind, inputs[0], target)
+            return self._settle(kind, inputs[0], target)
         return self._result(op, kind, inputs[0])
 
     def _add(
@@ -194,28 +194,46 @@ class _Emitter:
         self.constants[number] = self._ring(kind.values, scale)
         return number
 
+    def _fine_enough(self, scale: Fraction, target: Target) -> bool:
+        """Whether the readers can take a scale, and lose few weight bits by it."""
+        most = min(target.hard, target.want * 2.0**self.policy.spare_bits)
+        return float(scale) <= most * (1 + 1e-9)
+
     def _aligned(self, values: Sequence[int], target: Target) -> tuple[list[int], Fraction]:
-        """The finest common scale; values whose divisor keeps them from it are multiplied out."""
-        scales = [self.steps[v].scale for v in values]
-        common = _common(scales)
-        if float(common) <= target.hard * (1 + 1e-9):
+        """The coarsest scale that all values can be brought to by integer factors.
+
+        Where divisors make it too fine, those values are multiplied by 1 over their divisor.
+        """
+        common = _common([self.steps[v].scale for v in values])
+        if self._fine_enough(common, target):
             return list(values), common
         powers = [v if self.steps[v].divisor == 1 else self._multiplied_out(v) for v in values]
         return powers, _common([self.steps[v].scale for v in powers])
 
     def _multiplied_out(self, x: int) -> int:
-        """The same value at a power of two, by a product with 1 over its divisor."""
+        """The same value, fresh, at a power of two: times 1 over its divisor, truncated."""
         step = self.steps[x]
         if not self.known[x]:
             x = self._add(p.Remask(), [x], step.shape, step.scale, self.spans[x])
-        scale = Fraction(1 << max(power_below(float(step.scale)), self.policy.fraction_bits))
-        ratio = scale / step.scale
-        gain = Fraction(1 << self.policy.least_weight_bits)
-        low, high = (floor(end * ratio * gain) for end in self.spans[x])
+        scale = Fraction(1 << max(power_below(float(step.scale)), 0))
+        gain = self.policy.fraction_bits
+        ratio = scale * (1 << gain) / step.scale
+        low, high = self.spans[x]
+        span = floor(low * ratio) - 1, ceil(high * ratio) + 1
         gate = p.Multiply(())
-        number = self._add(gate, [x], step.shape, scale * gain, (low - 1, high + 1))
-        self.linear[number] = self._ring(np.array(1.0), ratio * gain)
-        return number
+        number = self._add(gate, [x], step.shape, scale * (1 << gain), span)
+        self.linear[number] = self._ring(np.array(1.0), ratio)
+        return self._truncated(number, gain)
+
+    def _truncated(self, x: int, shift: int) -> int:
+        step = self.steps[x]
+        low, high = self.spans[x]
+        opened = max((step.limit - 1).bit_length() + 2, shift + 3)
+        if shift == 0 or opened > self.policy.ring_bits:
+            raise ModelRangeError(self._message(float(step.limit / step.scale)))
+        span = ((low >> shift), (high >> shift) + 1)
+        gate = p.Truncate(opened, shift)
+        return self._add(gate, [x], step.shape, step.scale / (1 << shift), span)
 
     def _combine(self, op: Op, kind: Combine, values: Sequence[int], target: Target) -> int:
         operands, scale = self._aligned(values, target)
@@ -293,23 +311,13 @@ class _Emitter:
             shift += 1
         return shift
 
-    def _settle(self, op: Op, kind: Settle, x: int, target: Target) -> int:
+    def _settle(self, kind: Settle, x: int, target: Target) -> int:
         step = self.steps[x]
-        most = min(target.hard, target.want * 2.0**self.policy.spare_bits)
-        coarse = float(step.scale) <= most * (1 + 1e-9)
-        if kind.known and coarse and not self.known[x]:
-            return self._add(p.Remask(), [x], op.shape, step.scale, self.spans[x])
-        if coarse:
-            return x
-        shift = self._shift(step.scale, target.want)
-        low, high = self.spans[x]
-        limit = max(-low, high)
-        opened = max((limit - 1).bit_length() + 2, shift + 3)
-        if shift == 0 or opened > self.policy.ring_bits:
-            raise ModelRangeError(self._message(float(limit / step.scale)))
-        span = ((low >> shift), (high >> shift) + 1)
-        scale = step.scale / (1 << shift)
-        return self._add(p.Truncate(opened, shift), [x], op.shape, scale, span)
+        if not self._fine_enough(step.scale, target):
+            return self._truncated(x, self._shift(step.scale, target.want))
+        if kind.known and not self.known[x]:
+            return self._add(p.Remask(), [x], step.shape, step.scale, self.spans[x])
+        return x
 
     def _result(self, op: Op, kind: Result, x: int) -> int:
         step = self.steps[x]

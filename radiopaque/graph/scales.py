@@ -80,7 +80,11 @@ def magnitude(interval: Interval) -> float:
 
 
 def targets(
-    ops: Sequence[Op], found: Sequence[Interval], policy: Policy, margin: float
+    ops: Sequence[Op],
+    found: Sequence[Interval],
+    policy: Policy,
+    margin: float,
+    output_bits: int,
 ) -> list[Target]:
     """Targets for every value. Raises ModelRangeError where no scale fits."""
     hard = [inf] * len(ops)
@@ -105,7 +109,9 @@ def targets(
         if isinstance(kind, Relu | Settle):
             want[number] = min(want[number], policy.preferred(found[number], margin))
         if isinstance(kind, Result):
-            ask(value, fits, fits)
+            # The result is up to half a unit of the last bit sent above the value.
+            most = fits * (1 - 2.0**-output_bits)
+            ask(value, most, most)
         elif isinstance(kind, Relu):
             bits, scale = _window(op, room, want[number], policy)
             compared[number] = bits

@@ -23,7 +23,7 @@ def evaluate(plan: p.Plan, weights: Weights, images: NDArray[np.floating]) -> li
     for number, step in enumerate(plan.steps):
         operands = [values[i] for i in step.inputs]
         if isinstance(step.gate, p.Input):
-            value = np.rint(images * float(step.scale)).astype(np.int64)
+            value = np.rint(images.astype(np.float64) * float(step.scale)).astype(np.int64)
         elif number in weights.linear:
             value = _linear(step.gate, _signed(weights.linear[number]), operands[0])
         elif number in weights.constants:
