@@ -43,7 +43,7 @@ def calibrate(model: Path | onnx.ModelProto, batches: Iterable[NDArray[np.float3
             raise TensorError("a calibration image holds NaN or infinity; check its preprocessing")
         try:
             results = session.run(None, {entry.name: batch})
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # onnxruntime's own exception types share no base but this
             raise TensorError(
                 f"onnxruntime cannot run the model on a batch {list(batch.shape)}: {error}"
             ) from error
