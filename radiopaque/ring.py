@@ -6,12 +6,16 @@ scale of each tensor is chosen by the compiler (:mod:`radiopaque.graph.scales`).
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radiopaque.errors import TensorError
+
+if sys.byteorder != "little":
+    raise ImportError("radiopaque keeps numbers in the order in which they are sent: little-endian")
 
 RingArray = NDArray[np.unsignedinteger]
 
