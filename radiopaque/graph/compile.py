@@ -68,17 +68,17 @@ def compile_model(
         raise ModelRangeError(f"a batch of {batch} images is not possible; use 1 or more")
     if ranges is None and manifest is not None:
         ranges = manifest.ranges or None
-    if ranges is None and ring_bits == 32:
-        raise ModelRangeError(
-            "no ranges are known for this model, and in the 32-bit ring every bit counts: "
-            "calibrate with --calibration DIR (images from training data), or use --ring 64"
-        )
     loaded = load_model(model) if isinstance(model, Path) else model
     if not isinstance(model, Path):
         check_model(loaded)
     imported = import_model(loaded, batch)
     simplified = simplify(prune(imported.graph))
     draft = validate_support(simplified.graph, (*imported.problems, *simplified.problems))
+    if ranges is None and ring_bits == 32:
+        raise ModelRangeError(
+            "no ranges are known for this model, and in the 32-bit ring every bit counts: "
+            "calibrate with --calibration DIR (images from training data), or use --ring 64"
+        )
     ops = insert_settles(fold(draft.ops))
     policy = POLICIES[ring_bits]
     if ranges is not None and manifest is not None:
@@ -131,7 +131,7 @@ def _plan(
 ) -> Plan:
     stem = model.stem if isinstance(model, Path) else model.graph.name or "model"
     if manifest is None:
-        return Plan(ring_bits, name or stem, version or "0", emitted.steps, task=task or "raw")
+        return Plan(ring_bits, name or stem, version or "1", emitted.steps, task=task or "raw")
     if task is not None and manifest.task != task:
         raise ManifestError(
             f"the model ends with the activation of a {task} task, the manifest says "

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from radiopaque.graph import plan as p
 
+BLOCK = 1 << 22
+"""Weights that are sorted at once: fully connected layers have a hundred million."""
+
 
 def round_weights(gate: p.Linear, scaled: NDArray[np.float64]) -> NDArray[np.float64]:
     """Integer-valued weights for real ``scaled`` ones in the gate's shape."""
@@ -34,8 +37,15 @@ def _round_channels(windows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _round_to_sums(values: NDArray[np.float64], sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Down or up, the largest remainders up, so that the last axis has the sums asked for."""
-    down = np.floor(values)
-    remainder = values - down
-    wanted = sums - down.sum(axis=-1)
-    order = np.argsort(np.argsort(-remainder, axis=-1, kind="stable"), axis=-1, kind="stable")
-    return np.asarray(down + (order < wanted[..., np.newaxis]))
+    rounded = np.floor(values)
+    rows = max(1, BLOCK * len(values) // max(values.size, 1))
+    for start in range(0, len(values), rows):
+        block = slice(start, start + rows)
+        remainders = rounded[block] - values[block]
+        wanted = sums[block] - rounded[block].sum(axis=-1)
+        order = np.argsort(remainders, axis=-1, kind="stable")
+        up = np.arange(values.shape[-1]) < wanted[..., np.newaxis]
+        chosen = np.empty_like(up)
+        np.put_along_axis(chosen, order, up, axis=-1)
+        rounded[block] += chosen
+    return rounded

@@ -23,8 +23,6 @@ import numpy as np
 
 from radiopaque.errors import ModelRangeError
 from radiopaque.graph.draft import Interval, Linear, Op, Relu, Result, Settle, Sum
-from radiopaque.graph.plan import Linear as LinearGate
-from radiopaque.graph.plan import MatrixProduct
 
 MOST_BITS = 62
 """Fraction bits that a plan may state."""
@@ -163,8 +161,3 @@ def range_message(op: Op, room: float, ring_bits: int) -> str:
 def power_below(scale: float) -> int:
     """Largest e with 2**e <= scale."""
     return floor(log2(scale) + 1e-12)
-
-
-def gate_name(gate: LinearGate) -> str:
-    """How messages call a linear gate."""
-    return "matrix product" if isinstance(gate, MatrixProduct) else type(gate).__name__.lower()

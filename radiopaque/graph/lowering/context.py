@@ -12,8 +12,6 @@ from radiopaque.graph.draft import Draft, Reals
 from radiopaque.graph.ir import Graph, Node
 from radiopaque.graph.plan import Shape
 
-Broadcastable = tuple[int, ...]
-
 
 class NotLowered(Exception):
     """One reason why a node cannot be compiled; collected, never seen by a caller."""

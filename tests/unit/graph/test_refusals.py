@@ -119,6 +119,12 @@ def test_the_last_window_may_not_lie_in_the_padding() -> None:
     assert "runtimes disagree" in problems(model)[0]
 
 
+def test_operators_come_before_ranges() -> None:
+    """Nobody should calibrate a model that cannot be compiled."""
+    with pytest.raises(UnsupportedModelError, match="Tanh"):
+        compile_model(make_model([node("Tanh", "x")], IMAGE))
+
+
 def test_dynamic_dimensions_but_the_batch() -> None:
     """Operators are checked all the same, as far as they do not need the shape."""
     model = make_model([node("Tanh", "x", "a"), node("Relu", "a")], ("n", 3, "height", 8))
