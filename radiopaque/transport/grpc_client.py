@@ -31,6 +31,9 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A repeated message of the protocol is an attack or a bug; the library must not repeat any.
     ("grpc.enable_retries", 0),
+    # A peer that is back after an outage is found within a second, not within up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
     # Notices a dead peer or a forgetful firewall within 40 s of silence during a call.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

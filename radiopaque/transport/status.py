@@ -53,6 +53,8 @@ _BY_STATUS: Final[dict[grpc.StatusCode, type[RadiopaqueError]]] = {
     grpc.StatusCode.CANCELLED: ConnectionLostError,
 }
 _TLS_SIGNS: Final = ("ssl", "certificate", "handshake", "verification")
+# The handshake was given up for lack of an answer, which is no matter of certificates.
+_SILENT_SIGN: Final = "endpoint closing"
 _CONNECT_SIGN: Final = "failed to connect"
 _NAME_SIGN: Final = "resol"
 # A server that refuses a certificate in TLS 1.3 can do so only after the client's last message of
@@ -90,8 +92,9 @@ def from_rpc_error(error: grpc.RpcError, peer: str, address: str) -> RadiopaqueE
     lowered = details.lower().replace(address.lower(), "")
     unconnected = _CONNECT_SIGN in lowered
     refused = unconnected and any(sign in lowered for sign in _CLOSED_SIGNS)
+    distrusted = _SILENT_SIGN not in lowered and any(sign in lowered for sign in _TLS_SIGNS)
     unavailable = code is grpc.StatusCode.UNAVAILABLE
-    if unavailable and (refused or any(sign in lowered for sign in _TLS_SIGNS)):
+    if unavailable and (refused or distrusted):
         return AuthenticationError(
             f"the {peer} at {address} and this party do not accept each other's certificates; "
             f"check that both trust the same authority, that neither certificate has expired, and "

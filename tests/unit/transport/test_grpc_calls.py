@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -264,6 +265,54 @@ def test_unknown_class_names_are_mapped_by_status(name: str | None) -> None:
     assert mapped(status.RESOURCE_EXHAUSTED) is ResourceError
     assert mapped(status.UNKNOWN) is RadiopaqueError
     assert mapped(status.CANCELLED) is ConnectionLostError
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        ("Failed to connect: Connection refused", PeerUnavailableError),
+        ("Failed to connect: Handshake read failed (Endpoint closing)", PeerUnavailableError),
+        ("Failed to connect: Ssl handshake failed: CERTIFICATE_VERIFY_FAILED", AuthenticationError),
+        ("Failed to connect: Socket closed", AuthenticationError),
+        ("Socket closed", ConnectionLostError),
+    ],
+)
+def test_a_silent_peer_is_not_a_distrusted_one(
+    details: str, expected: type[RadiopaqueError]
+) -> None:
+    """A handshake that was given up for lack of an answer says nothing about certificates."""
+    text = details.replace("Failed to connect", "failed to connect to all addresses; last error")
+    error = FakeRpcError(grpc.StatusCode.UNAVAILABLE, text, None)
+    assert type(from_rpc_error(error, "model owner", "host:1")) is expected
+
+
+def test_a_peer_that_is_back_is_found_within_seconds(identities: dict[Role, Identity]) -> None:
+    """gRPC by itself waits longer after every failure, up to two minutes."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+    names = pb.DESCRIPTOR.services_by_name["ModelOwner"].methods_by_name
+    handler = Handler(no_models, frozenset({Role.DATA_OWNER}))
+    server = Server(identities[Role.MODEL_OWNER], dict.fromkeys(names, handler))
+    with Peer(Role.MODEL_OWNER, address, identities[Role.DATA_OWNER]) as peer:
+        absent = time.monotonic() + 3.0
+        while time.monotonic() < absent:
+            with pytest.raises(PeerUnavailableError):
+                list_models(peer)
+            time.sleep(0.05)
+        server.start(address)
+        try:
+            back = time.monotonic()
+            found = False
+            while not found and time.monotonic() - back < 1.8:
+                try:
+                    list_models(peer)
+                    found = True
+                except PeerUnavailableError:
+                    time.sleep(0.05)
+            assert found
+        finally:
+            server.stop(0)
 
 
 def test_long_messages_are_cut(host: Any) -> None:
