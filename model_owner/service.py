@@ -24,6 +24,7 @@ from radiopaque.errors import (
     ConnectionLostError,
     MessageOrderError,
     PlanDigestError,
+    RadiopaqueError,
     ResourceError,
     UnknownSessionError,
 )
@@ -173,6 +174,14 @@ class ModelOwner:
             )
         try:
             self._run(model, start.session, channel)
+        except RadiopaqueError as error:
+            _log.warning(
+                "inference broken off",
+                session=start.session,
+                peer=str(call.peer),
+                error=type(error).__name__,
+            )
+            raise
         finally:
             self._inferring.release()
         _log.info(
