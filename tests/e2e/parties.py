@@ -65,6 +65,7 @@ class Serving:
         )
         self._tail = tls_table(files) + more
         self.write_config("")
+        self.starts = 0
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -82,6 +83,7 @@ class Serving:
 
     def start(self) -> None:
         """Start the process; :meth:`wait` returns when it listens."""
+        self.starts += 1
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 [*self._command(), "--json"], stdout=subprocess.PIPE, stderr=log, text=True
@@ -215,6 +217,8 @@ class Deployment:
         self.owner = Serving(
             Role.MODEL_OWNER, folder, self.certificates[Role.MODEL_OWNER], self._peer + models
         )
+        self.settled: list[int] = []
+        """How often the servers had been started when they were last seen to work together."""
         (folder / "clinics").mkdir()
 
     def __enter__(self) -> Deployment:
@@ -265,7 +269,7 @@ class Deployment:
         chosen = f'version = "{version}"\n' if version else ""
         return (
             f'store = "{store}"\nmodel = "{model}"\n{chosen}'
-            f"deadline_seconds = {deadline_seconds:.3f}\n"
+            f"deadline_seconds = {deadline_seconds:.6f}\n"
             + tls_table(files)
             + f'[model_owner]\naddress = "{self.owner.address}"\n'
             + self._peer

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 
 import numpy as np
 import pytest
 
 from radiopaque.certificates import Identity
-from tests.e2e.parties import Clinic, Deployment
+from radiopaque.errors import PeerUnavailableError
+from tests.e2e.parties import Clinic, Deployment, until
 from tests.faults.hand import Hand
 
 _NUMBERS = count()
@@ -25,12 +27,30 @@ def identity(processes: Deployment) -> Identity:
 def serving(deployment: Deployment, identity: Identity) -> Iterator[Deployment]:
     """The servers; afterwards a good session is prepared and its result compared."""
     yield deployment
+    if not (deployment.provider.running and deployment.owner.running):
+        deployment.ensure_running()
+    settle(deployment, identity)
     with Hand(deployment, identity) as good:
         images = good.network.images(next(_NUMBERS))
         outputs = good.prepare().infer(images)
         value, bound = good.network.plaintext(images)
         assert (np.abs(outputs - value) <= bound).all()
         deployment.assert_used_up(good.session)
+
+
+def settle(deployment: Deployment, identity: Identity) -> None:
+    """Wait until the model owner has found a crypto provider that was started again."""
+    known = [deployment.owner.starts, deployment.provider.starts]
+    if deployment.settled != known:
+
+        def prepared() -> bool:
+            with Hand(deployment, identity) as attempt, suppress(PeerUnavailableError):
+                attempt.prepare().start().close()
+                return True
+            return False
+
+        until(prepared, seconds=5.0)
+        deployment.settled = known
 
 
 @pytest.fixture
