@@ -1,8 +1,8 @@
 """Which streams of the data owner would have made this view from another image?
 
 For every image and every behaviour of the model owner there is exactly one answer: the map from
-pads to messages is a bijection (docs/protocol.md, section 10.1). :func:`explain` computes it gate by
-gate, which is that section's proof as a program.
+pads to messages is a bijection (docs/protocol.md, section 10.1). :func:`explain` computes it gate
+by gate, which is that section's proof as a program.
 """
 
 from __future__ import annotations
