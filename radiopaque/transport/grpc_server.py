@@ -122,8 +122,9 @@ class Server:
                 f"it names {sorted(handlers)}"
             )
         self._identity = identity
+        self._pool = ThreadPoolExecutor(concurrent_calls, thread_name_prefix="radiopaque-call")
         self._server = grpc.server(
-            ThreadPoolExecutor(concurrent_calls, thread_name_prefix="radiopaque-call"),
+            self._pool,
             options=_OPTIONS,
             maximum_concurrent_rpcs=concurrent_calls,
         )
@@ -160,6 +161,8 @@ class Server:
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Refuse new calls, give those under way ``grace_seconds``, then cancel them."""
         self._server.stop(grace_seconds).wait()
+        # gRPC leaves the threads of a pool that it was given waiting for more
+        self._pool.shutdown(wait=False)
 
     def wait(self) -> None:
         """Block until the server has stopped."""
