@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,33 +10,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from radiopaque.cli.main import main
-
 PATIENT = "Canary^Patient"
-
-Command = Callable[..., tuple[int, dict[str, Any]]]
-"""Arguments of ``radiopaque`` to its exit code and the JSON object that it prints."""
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    """Runs the command line in this process, which spares a second each."""
-    handlers = list(logging.getLogger().handlers)
-
-    def run(*arguments: object) -> tuple[int, dict[str, Any]]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([*map(str, arguments), "--json"])
-        printed = capsys.readouterr()
-        answer: dict[str, Any] = json.loads(printed.out)
-        if ended.value.code:
-            # an error is the same text for people on stderr, and nothing else
-            assert set(answer) == {"error", "message"}
-            assert printed.err.strip() == f"{answer['error']}: {answer['message']}"
-        return int(ended.value.code or 0), answer
-
-    yield run
-    logging.getLogger().handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

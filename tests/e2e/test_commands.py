@@ -15,7 +15,8 @@ from data_owner.preprocess import preprocess
 from data_owner.results import probabilities
 from radiopaque.certificates import Role
 from radiopaque.engine.weights_file import write_compiled
-from tests.e2e.conftest import PATIENT, Command, write_dicom
+from tests.conftest import Command
+from tests.e2e.conftest import PATIENT, write_dicom
 from tests.e2e.networks import lungs
 from tests.e2e.parties import Clinic, Deployment, contents, process, radiopaque
 

@@ -35,9 +35,10 @@ class Hand:
         folder: str = "lungs-1.10",
         session: bytes | None = None,
     ) -> None:
-        identity = clinic.identity() if isinstance(clinic, Clinic) else clinic
-        self.owner = Peer(Role.MODEL_OWNER, deployment.owner.address, identity)
-        self.provider = Peer(Role.CRYPTO_PROVIDER, deployment.provider.address, identity)
+        self.identity = clinic.identity() if isinstance(clinic, Clinic) else clinic
+        owner, provider = deployment.owner.address, deployment.provider.address
+        self.owner = Peer(Role.MODEL_OWNER, owner, self.identity)
+        self.provider = Peer(Role.CRYPTO_PROVIDER, provider, self.identity)
         self.network = deployment.networks[folder]
         self.compiled = deployment.compiled[folder]
         self.session = session or new_id()
@@ -49,6 +50,13 @@ class Hand:
     def __exit__(self, *_: object) -> None:
         self.owner.close()
         self.provider.close()
+
+    def renew(self) -> None:
+        """Another session, with nothing done yet."""
+        self.session = new_id()
+        self.key_d = SecretKey.generate()
+        for cached in ("message", "frames"):
+            self.__dict__.pop(cached, None)
 
     @property
     def artefact(self) -> artefacts.ArtefactId:

@@ -1,0 +1,198 @@
+"""Limits turn calls away with a typed error, cost nobody a session, and make room again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from data_owner import Client
+from radiopaque.certificates import Role
+from radiopaque.errors import ResourceError, SessionStateError
+from radiopaque.prg import new_id
+from radiopaque.transport.channel import Counters
+from radiopaque.transport.grpc_client import Peer
+from radiopaque.wire.v1 import services_pb2 as pb
+from tests.e2e.networks import lungs
+from tests.e2e.parties import Deployment, until
+from tests.faults.hand import SECONDS, Hand
+
+LIMITS = {
+    "provider": (
+        "models = 1\nreserved_sessions = 3\nreserved_per_clinic = 2\nreservation_seconds = 1.0"
+    ),
+    "owner": (
+        "sessions_per_clinic = 2\nconcurrent_inferences = 1\nmaterial_bytes = 300_000\n"
+        "concurrent_calls = 4\ncalls_per_peer = 3\nlongest_call_seconds = 60.0"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Servers that bear little; each test leaves them empty."""
+    network = lungs().offered_as("1.10")
+    deployment = Deployment(tmp_path_factory.mktemp("tight"), {"lungs-1.10": network})
+    deployment.provider.write_config(LIMITS["provider"])
+    deployment.owner.write_config(LIMITS["owner"])
+    with deployment:
+        yield deployment
+
+
+def list_models(peer: Peer) -> None:
+    peer.call("ListModels", pb.ListModelsRequest(), pb.ListModelsReply, Counters(), SECONDS)
+
+
+def use_up(*clients: Client) -> None:
+    for client in clients:
+        for _ in range(client.stock()):
+            client.infer_tensor(lungs().images())
+
+
+def test_prepared_sessions_of_a_clinic_and_of_all(tight: Deployment) -> None:
+    with (
+        Client.from_config(tight.clinic("hoarder").config) as hoarder,
+        Client.from_config(tight.clinic("modest").config) as modest,
+    ):
+        hoarder.prepare(2)
+        with pytest.raises(ResourceError, match="2 prepared sessions of this clinic wait here"):
+            hoarder.prepare()
+        # another clinic has its own share, until the disk is full
+        modest.prepare()
+        with pytest.raises(ResourceError, match="disk space for prepared sessions is used up"):
+            modest.prepare()
+        use_up(hoarder, modest)
+        tight.assert_used_up(*(row for row in tight.owner.sessions()))
+        hoarder.prepare()
+        use_up(hoarder)
+
+
+def test_inferences_at_once(tight: Deployment) -> None:
+    """Turned away before anything is spent: the session waits for its turn."""
+    identity = tight.clinic("eager").identity()
+    with Hand(tight, identity) as first, Hand(tight, identity) as second:
+        first.prepare()
+        second.prepare()
+        channel = first.start()
+        with pytest.raises(ResourceError, match="1 inferences are under way"):
+            second.start()
+        assert tight.owner.sessions()[second.session] == ("READY", True)
+        first.run(channel)
+        tight.assert_used_up(first.session)
+        second.infer()
+
+
+def test_a_busy_vendor_costs_a_clinic_nothing(tight: Deployment) -> None:
+    with (
+        Hand(tight, tight.clinic("slow").identity()) as slow,
+        Client.from_config(tight.clinic("quick").config) as client,
+    ):
+        slow.prepare()
+        (prepared,) = client.prepare()
+        channel = slow.start()
+        with pytest.raises(ResourceError):
+            client.infer_tensor(lungs().images())
+        assert client.stock() == 1
+        slow.run(channel)
+        tight.assert_used_up(slow.session)
+        assert client.infer_tensor(lungs().images()).session == prepared.session
+
+
+def test_reservations_of_a_clinic_and_of_all(tight: Deployment) -> None:
+    time.sleep(1.1)  # until those expire that earlier tests left
+    with (
+        Hand(tight, tight.clinic("many")) as many,
+        Hand(tight, tight.clinic("few")) as few,
+        Hand(tight, tight.clinic("third")) as third,
+    ):
+        for _ in range(2):
+            many.renew()
+            many.reserve()
+        many.renew()
+        with pytest.raises(ResourceError, match="2 sessions wait to be dealt, the limit here"):
+            many.reserve()
+        few.reserve()
+        with pytest.raises(ResourceError, match="3 sessions wait to be dealt, the limit here"):
+            third.reserve()
+        # one is dealt, and there is room again
+        few.upload()
+        third.reserve()
+        third.upload()
+        # the others expire, and their keys with them
+        time.sleep(1.1)
+        many.prepare()
+        reserved = [state for state in tight.provider.sessions().values() if state[1]]
+        assert reserved == []
+        for hand in (many, few, third):
+            hand.infer()
+            tight.assert_used_up(hand.session)
+
+
+def test_models_at_the_crypto_provider(tight: Deployment) -> None:
+    with Peer(
+        Role.CRYPTO_PROVIDER, tight.provider.address, tight.identity(Role.MODEL_OWNER)
+    ) as peer:
+        compiled = tight.compiled["lungs-1.10"]
+        request = pb.RegisterRequest(
+            plan=compiled.plan_bytes,
+            plan_digest=compiled.key.id.plan_digest,
+            artefact=compiled.key.id.artefact,
+            key_b=compiled.key.key_b.reveal(),
+        )
+        peer.call("Register", request, pb.RegisterReply, Counters(), SECONDS)
+        request.artefact = new_id()
+        with pytest.raises(ResourceError, match="its limit of 1 models"):
+            peer.call("Register", request, pb.RegisterReply, Counters(), SECONDS)
+
+
+def test_calls_at_once_of_one_caller_and_of_all(tight: Deployment) -> None:
+    clinics = [tight.clinic(name).identity() for name in ("caller-a", "caller-b")]
+    peers = [Peer(Role.MODEL_OWNER, tight.owner.address, identity) for identity in clinics]
+    streams = []
+    try:
+        streams = [peers[0].open("Infer", SECONDS) for _ in range(3)]
+        wait_for_calls(peers[0], "3 calls of data-owner 'caller-a' are under way")
+        list_models(peers[1])
+        streams.append(peers[1].open("Infer", SECONDS))
+        wait_for_calls(peers[1], "refused: RESOURCE_EXHAUSTED")
+    finally:
+        for stream in streams:
+            stream.close()
+        for peer in peers:
+            peer.close()
+    with Client.from_config(tight.clinic("afterwards").config) as client:
+        client.infer_tensor(lungs().images())
+
+
+def wait_for_calls(peer: Peer, text: str) -> None:
+    """Call until the streams that were opened before count, which takes a moment."""
+
+    def turned_away() -> bool:
+        with suppress(ResourceError):
+            list_models(peer)
+            return False
+        return True
+
+    until(turned_away)
+    with pytest.raises(ResourceError, match=text):
+        list_models(peer)
+
+
+def test_a_deadline_that_is_too_long(tight: Deployment) -> None:
+    clinic = tight.clinic("unhurried", deadline_seconds=3600.0)
+    with (
+        Client.from_config(clinic.config) as client,
+        pytest.raises(ResourceError, match="deadline of at most 60 s; lower deadline_seconds"),
+    ):
+        client.models()
+
+
+def test_a_session_that_is_known_is_refused_as_such(tight: Deployment) -> None:
+    """Where there is room; limits are looked at first."""
+    with Hand(tight, tight.clinic("twice").identity()) as hand:
+        hand.prepare()
+        with pytest.raises(SessionStateError, match="known to the model owner already"):
+            hand.upload()
+        hand.infer()
