@@ -36,6 +36,7 @@ EXTRAS = (
     "matplotlib",
     "psutil",
     "gdcm",
+    "pylibjpeg",
     "openjpeg",
     "jpeg_ls",
     "onnxscript",

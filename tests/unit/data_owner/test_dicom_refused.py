@@ -143,7 +143,7 @@ def test_enhanced_objects(bundled) -> None:
     [
         ("1.2.840.10008.1.2.1.99", "Deflated Explicit VR Little Endian"),
         ("1.2.840.10008.1.2.4.100", "MPEG2"),
-        ("1.2.840.10008.1.2.4.201", "High-Throughput JPEG 2000"),
+        ("1.2.840.10008.1.2.4.102", "MPEG-4 AVC"),
     ],
 )
 def test_unsupported_transfer_syntaxes_are_named(make_dicom, dicom_bytes, uid, named) -> None:
