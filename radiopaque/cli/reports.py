@@ -12,8 +12,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_RUNTIME_BYTES = 200_000_000
+"""What Python, the compiled kernels and gRPC take before any model is loaded."""
+
+
 def cost_dict(plan: Plan) -> dict[str, Any]:
-    """Payload bytes, counts and memory of one inference."""
+    """Payload bytes, counts and memory of one inference.
+
+    Memory: W, F and the packed kernels' copy, one session's material, the largest values.
+    """
     cost = plan_cost(plan)
     return {
         "comparisons": cost.comparisons,
@@ -29,7 +36,8 @@ def cost_dict(plan: Plan) -> dict[str, Any]:
             "data_owner_to_model_owner": cost.offline_bytes,
         },
         "masked_weights_bytes": masked_weights_size(plan),
-        "model_owner_memory_bytes": 3 * masked_weights_size(plan)
+        "model_owner_memory_bytes": _RUNTIME_BYTES
+        + 3 * masked_weights_size(plan)
         + cost.correction_bytes
         + cost.offline_bytes
         + 3 * largest_value_bytes(plan),
@@ -59,7 +67,7 @@ def print_cost(plan: Plan, console: Console) -> None:
         ("offline, dealer to vendor", megabytes(offline["crypto_provider_to_model_owner"])),
         ("offline, clinic to vendor", megabytes(offline["data_owner_to_model_owner"])),
         ("masked weights, once", megabytes(cost["masked_weights_bytes"])),
-        ("vendor's memory, about", megabytes(cost["model_owner_memory_bytes"])),
+        ("vendor, one session, about", megabytes(cost["model_owner_memory_bytes"])),
     )
     console.print("[bold]Cost of one inference, before anything runs[/bold] (payload bytes)")
     for label, value in lines:
