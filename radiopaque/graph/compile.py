@@ -83,9 +83,9 @@ def compile_model(
     policy = POLICIES[ring_bits]
     if ranges is not None and manifest is not None:
         ranges = _reachable(ranges, imported.graph.input, manifest.preprocessing, margin)
-    found = intervals(ops, Promise(ranges, margin))
-    scales = targets(ops, found, policy, margin, output_bits)
-    emitted = emit(ops, found, scales, policy, output_bits)
+    bounds = intervals(ops, Promise(ranges, margin))
+    scales = targets(ops, bounds.allowed, policy, margin, output_bits)
+    emitted = emit(ops, bounds, scales, policy, output_bits)
     plan = _plan(emitted, manifest, simplified.task, ring_bits, name, version, model)
     validate_plan(plan)
     report = make_report(plan, ops, emitted.sources, ranges, margin)

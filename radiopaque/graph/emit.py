@@ -21,7 +21,6 @@ from radiopaque.graph import plan as p
 from radiopaque.graph.draft import (
     Combine,
     Constant,
-    Interval,
     Linear,
     Move,
     Op,
@@ -32,11 +31,13 @@ from radiopaque.graph.draft import (
     Source,
     Sum,
 )
+from radiopaque.graph.intervals import Bounds, linear_interval
 from radiopaque.graph.rounding import round_weights
 from radiopaque.graph.scales import (
     WINDOWS,
     Policy,
     Target,
+    magnitude,
     power_below,
     range_message,
     weight_magnitude,
@@ -45,6 +46,9 @@ from radiopaque.graph.weights import Weights
 from radiopaque.ring import ring_dtype
 
 Span = tuple[int, int]
+
+SUM_ERROR = 1e-6
+"""Bound on the relative error of a sum of weights in double precision."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +62,19 @@ class Emitted:
 
 def emit(
     ops: Sequence[Op],
-    found: Sequence[Interval],
+    bounds: Bounds,
     targets: Sequence[Target],
     policy: Policy,
     output_bits: int,
 ) -> Emitted:
     """Steps for a draft. Raises ModelRangeError for what does not fit the ring."""
-    return _Emitter(ops, found, targets, policy, output_bits).run()
+    return _Emitter(ops, bounds, targets, policy, output_bits).run()
 
 
 @dataclass
 class _Emitter:
     ops: Sequence[Op]
-    found: Sequence[Interval]
+    bounds: Bounds
     targets: Sequence[Target]
     policy: Policy
     output_bits: int
@@ -132,54 +136,73 @@ class _Emitter:
     def _message(self, room: float) -> str:
         return range_message(self.ops[self.current], room, self.policy.ring_bits)
 
-    def _promised(self, scale: Fraction, slack: int) -> Span:
-        """The current value's promised interval as stored integers."""
-        low, high = self.found[self.current]
-        return (
-            floor(Fraction(low) * scale) - slack,
-            ceil(Fraction(high) * scale) + slack,
-        )
-
     def _meet(self, span: Span, scale: Fraction, slack: int) -> Span:
-        """What arithmetic allows and what is promised, both."""
-        low, high = self._promised(scale, slack)
-        low, high = max(low, span[0]), min(high, span[1])
+        """What integer arithmetic allows and what the current value promises by itself.
+
+        ``slack`` is by how many units the rounding of its inputs may move the value.
+        """
+        own = self.bounds.own[self.current]
+        if own is None:
+            return span
+        low = max(floor(Fraction(own[0]) * scale) - slack, span[0])
+        high = min(ceil(Fraction(own[1]) * scale) + slack, span[1])
         return (low, high) if low <= high else span
+
+    def _room(self) -> float:
+        """Largest absolute value of the current op, for messages."""
+        return max(abs(end) for end in self.bounds.allowed[self.current])
 
     def _power(self, scale: float) -> Fraction:
         bits = power_below(scale)
         if bits < 0:
-            low, high = self.found[self.current]
-            raise ModelRangeError(self._message(max(abs(low), abs(high))))
+            raise ModelRangeError(self._message(self._room()))
         return Fraction(1 << bits)
 
     def _source(self, op: Op, target: Target) -> int:
         scale = self._power(target.want)
-        return self._add(p.Input(), (), op.shape, scale, self._promised(scale, 0))
+        low, high = self.bounds.allowed[self.current]
+        span = floor(Fraction(low) * scale), ceil(Fraction(high) * scale)
+        return self._add(p.Input(), (), op.shape, scale, span)
 
     def _linear(self, op: Op, kind: Linear, x: int, target: Target) -> int:
         before = self.steps[x].scale
         largest = weight_magnitude(kind)
         most = float(before) * 2.0**self.policy.most_weight_bits / largest
-        scale = self._power(min(target.want, target.hard, most))
+        hard = target.hard * self._share(kind, x)
+        scale = self._power(min(target.want, hard, most))
         ratio = scale / before
         if float(ratio) * largest < 2.0 ** (self.policy.least_weight_bits / 2):
             raise ModelRangeError(
                 f"tensor {op.origin!r}: its range and its input's leave "
                 f"{float(ratio) * largest:.3g} units for the largest weight; "
-                + self._message(max(abs(v) for v in self.found[self.current]))
+                + self._message(self._room())
             )
-        number = self._add(kind.gate, [x], op.shape, scale, self._promised(scale, 0))
-        self.linear[number] = self._words(round_weights(kind.gate, kind.weights * float(ratio)))
+        stored = round_weights(kind.gate, kind.weights * float(ratio))
+        low, high = linear_interval(kind.gate, stored, self.spans[x])
+        # Sums of floats: their rounding is far below one in a million.
+        wider = ceil(max(abs(low), abs(high)) * SUM_ERROR) + 1
+        span = self._meet((floor(low) - wider, ceil(high) + wider), scale, 0)
+        number = self._add(kind.gate, [x], op.shape, scale, span)
+        self.linear[number] = self._words(stored)
         return number
+
+    def _share(self, kind: Linear, x: int) -> float:
+        """How much of its scale a value keeps because rounding made its input's interval wider."""
+        before = float(self.steps[x].scale)
+        inside = self.spans[x][0] / before, self.spans[x][1] / before
+        actual = magnitude(linear_interval(kind.gate, kind.weights, inside))
+        own = self.bounds.own[self.current]
+        if own is not None:
+            actual = min(actual, magnitude(own))
+        return min(1.0, magnitude(self.bounds.allowed[self.current]) / actual)
 
     def _ring(self, values: NDArray[np.float64], scale: Fraction) -> NDArray[np.unsignedinteger]:
         return self._words(np.rint(values * float(scale)))
 
     def _words(self, stored: NDArray[np.float64]) -> NDArray[np.unsignedinteger]:
         """Integer-valued reals as two's complement ring words."""
-        if not (np.abs(stored) < 2.0 ** min(self.policy.ring_bits - 1, 62)).all():
-            raise ModelRangeError(self._message(max(abs(v) for v in self.found[self.current])))
+        if not (np.abs(stored) < 2.0 ** (self.policy.ring_bits - 1)).all():
+            raise ModelRangeError(self._message(self._room()))
         words = stored.astype(np.int64).astype(np.uint64)
         return words.astype(ring_dtype(self.policy.ring_bits))
 
@@ -207,23 +230,39 @@ class _Emitter:
         common = _common([self.steps[v].scale for v in values])
         if self._fine_enough(common, target):
             return list(values), common
-        powers = [v if self.steps[v].divisor == 1 else self._multiplied_out(v) for v in values]
+        powers = [
+            v if self.steps[v].divisor == 1 else self._multiplied_out(v, target) for v in values
+        ]
         return powers, _common([self.steps[v].scale for v in powers])
 
-    def _multiplied_out(self, x: int) -> int:
-        """The same value, fresh, at a power of two: times 1 over its divisor, truncated."""
-        step = self.steps[x]
-        if not self.known[x]:
+    def _multiplied_out(self, x: int, target: Target) -> int:
+        """The same value at a power of two: a product with 1 over its divisor.
+
+        Where the crypto provider knew the mask, readers may count on it, and it knows the new one.
+        """
+        step, known = self.steps[x], self.known[x]
+        excess = power_below(float(step.scale)) - self.policy.fraction_bits
+        if excess > self.policy.spare_bits and step.fraction_bits > 0:
+            x = self._truncated(x, min(excess, step.fraction_bits))
+        elif not self.known[x]:
             x = self._add(p.Remask(), [x], step.shape, step.scale, self.spans[x])
-        scale = Fraction(1 << max(power_below(float(step.scale)), 0))
-        gain = self.policy.fraction_bits
+        step = self.steps[x]
+        room = self.policy.ring_bits - 3 - step.limit.bit_length()
+        gain = min(self.policy.fraction_bits, room)
+        if gain < 1:
+            raise ModelRangeError(self._message(float(step.limit / step.scale)))
+        scale = Fraction(1 << power_below(float(step.scale)))
         ratio = scale * (1 << gain) / step.scale
         low, high = self.spans[x]
-        span = floor(low * ratio) - 1, ceil(high * ratio) + 1
+        span = floor(low * ratio) - abs(low), ceil(high * ratio) + abs(high)
         gate = p.Multiply(())
         number = self._add(gate, [x], step.shape, scale * (1 << gain), span)
         self.linear[number] = self._ring(np.array(1.0), ratio)
-        return self._truncated(number, gain)
+        if not self._fine_enough(scale * (1 << gain), target):
+            return self._truncated(number, gain)
+        if known:
+            return self._add(p.Remask(), [number], step.shape, scale * (1 << gain), span)
+        return number
 
     def _truncated(self, x: int, shift: int) -> int:
         step = self.steps[x]
@@ -260,7 +299,7 @@ class _Emitter:
     def _move(self, op: Op, kind: Move, values: Sequence[int], target: Target) -> int:
         operands, scale = self._aligned(values, target)
         operands = [self._finer(v, scale) for v in operands]
-        span = _hull([self.spans[v] for v in operands])
+        span = self._meet(_hull([self.spans[v] for v in operands]), scale, 1)
         return self._add(kind.gate, operands, op.shape, scale, span)
 
     def _finer(self, x: int, scale: Fraction) -> int:

@@ -58,20 +58,33 @@ class Promise:
         return max(self.margin * max(abs(v) for v in self.ranges[tensor]), LEAST_LIMIT)
 
 
-def intervals(ops: Sequence[Op], promise: Promise) -> list[Interval]:
-    """The interval of every value, margin included. Raises ModelRangeError for missing ranges."""
+@dataclass(frozen=True)
+class Bounds:
+    """For each value ``allowed``, the interval that it lies within, margin included, and ``own``,
+    the part of that which does not follow from its inputs: calibrated, or known of the operator."""
+
+    allowed: tuple[Interval, ...]
+    own: tuple[Interval | None, ...]
+
+
+def intervals(ops: Sequence[Op], promise: Promise) -> Bounds:
+    """The bounds of every value. Raises ModelRangeError for missing ranges."""
     _check_complete(ops, promise)
     readers = consumers(ops)
     found: list[Interval] = []
+    own: list[Interval | None] = []
     for number, op in enumerate(ops):
-        low, high = _allowed(op, [ops[v].shape for v in op.inputs], found)
-        if op.bound is not None:
-            low, high = max(low, op.bound[0]), min(high, op.bound[1])
-        limit = _limit(ops, number, readers[number], promise)
-        if limit is not None:
-            low, high = max(low, limit[0]), min(high, limit[1])
+        low, high = _allowed(op, found)
+        bounds = [b for b in (op.bound, _limit(ops, number, readers[number], promise)) if b]
+        for bound in bounds:
+            low, high = max(low, bound[0]), min(high, bound[1])
         found.append((low, max(low, high)))
-    return found
+        own.append(_meet(bounds) if bounds else None)
+    return Bounds(tuple(found), tuple(own))
+
+
+def _meet(bounds: Sequence[Interval]) -> Interval:
+    return max(low for low, _ in bounds), min(high for _, high in bounds)
 
 
 def _limit(
@@ -114,7 +127,7 @@ def _check_complete(ops: Sequence[Op], promise: Promise) -> None:
         )
 
 
-def _allowed(op: Op, shapes: Sequence[p.Shape], found: Sequence[Interval]) -> Interval:
+def _allowed(op: Op, found: Sequence[Interval]) -> Interval:
     """What a value may be, given its inputs."""
     kind = op.kind
     inputs = [found[v] for v in op.inputs]
@@ -122,7 +135,7 @@ def _allowed(op: Op, shapes: Sequence[p.Shape], found: Sequence[Interval]) -> In
         return -np.inf, np.inf
     low, high = inputs[0]
     if isinstance(kind, Linear):
-        return _linear(kind, inputs[0], shapes[0])
+        return linear_interval(kind.gate, kind.weights, inputs[0])
     if isinstance(kind, Constant):
         return low + float(kind.values.min()), high + float(kind.values.max())
     if isinstance(kind, Combine):
@@ -146,22 +159,17 @@ def _hull(values: Sequence[Interval]) -> Interval:
     return min(a for a, _ in values), max(b for _, b in values)
 
 
-def _linear(linear: Linear, inside: Interval, shape: p.Shape) -> Interval:
+def linear_interval(gate: p.Linear, weights: Reals, inside: Interval) -> Interval:
+    """What a linear gate with these weights may give for inputs within an interval."""
     low, high = inside
-    weights = linear.weights
-    if isinstance(linear.gate, p.Multiply):
+    if isinstance(gate, p.Multiply):
         ends = np.stack([weights * low, weights * high])
         return float(ends.min()), float(ends.max())
     axes: tuple[int, ...] = (0,)
-    if isinstance(linear.gate, p.Convolution):
+    if isinstance(gate, p.Convolution):
         axes = (1, 2, 3)
-        if any(linear.gate.pads):
+        if any(gate.pads):
             low, high = min(low, 0.0), max(high, 0.0)
-    return _extremes(np.maximum(weights, 0), np.minimum(weights, 0), axes, low, high)
-
-
-def _extremes(
-    positive: Reals, negative: Reals, axes: tuple[int, ...], low: float, high: float
-) -> Interval:
-    up, down = positive.sum(axis=axes), negative.sum(axis=axes)
+    up = np.maximum(weights, 0).sum(axis=axes)
+    down = np.minimum(weights, 0).sum(axis=axes)
     return float((up * low + down * high).min()), float((up * high + down * low).max())

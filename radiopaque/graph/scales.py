@@ -28,6 +28,8 @@ MOST_BITS = 62
 """Fraction bits that a plan may state."""
 WINDOWS = (18, 24, 30)
 """Compared bits to choose from: 3, 4 or 5 look-ups."""
+ROUNDING_SHARE = 2.0**-8
+"""Of a value's limit, what the rounded weights and inputs that it is made of may add to it."""
 ROUNDING_UNITS = 4
 """Window kept free for stochastic rounding and the sums of rounded values."""
 
@@ -95,7 +97,7 @@ def targets(
 
     for number in reversed(range(len(ops))):
         op, kind = ops[number], ops[number].kind
-        fits = (2.0 ** (policy.ring_bits - 1) - ROUNDING_UNITS) / magnitude(found[number])
+        fits = (2.0 ** (policy.ring_bits - 1) - ROUNDING_UNITS) / reach(found[number])
         fits = min(fits, 2.0**MOST_BITS)
         ask(number, fits, fits)
         if not op.inputs:
@@ -103,7 +105,7 @@ def targets(
             want[number] = min(want[number], preferred)
             continue
         value = op.inputs[0]
-        room = magnitude(found[value])
+        room = reach(found[value])
         if isinstance(kind, Relu | Settle):
             want[number] = min(want[number], policy.preferred(found[number], margin))
         if isinstance(kind, Result):
@@ -130,6 +132,11 @@ def targets(
             for operand in op.inputs:
                 ask(operand, hard[number], want[number])
     return [Target(*entry) for entry in zip(hard, want, compared, strict=True)]
+
+
+def reach(interval: Interval) -> float:
+    """As ``magnitude``, with room for what rounding adds on the way to this value."""
+    return magnitude(interval) * (1 + ROUNDING_SHARE)
 
 
 def weight_magnitude(linear: Linear) -> float:

@@ -24,6 +24,8 @@ from radiopaque.graph.draft import (
 )
 from radiopaque.graph.folding import prune
 
+MANY_TERMS = 16
+"""Products of a linear gate that are summed as they are must be fewer."""
 FREE_COUNT = 64
 """Window sums over up to so many elements take their fraction bits from the gate before them."""
 
@@ -48,7 +50,7 @@ class _Inserter:
         self._measure()
         for op in self.old:
             moved = op.renumbered(self.places)
-            if isinstance(op.kind, Linear):
+            if isinstance(op.kind, Linear) or self._drowns(op):
                 moved = replace(moved, inputs=tuple(self._settle(value) for value in op.inputs))
             self.places.append(self._add(moved))
         return self.ops
@@ -73,6 +75,12 @@ class _Inserter:
         """Whether a value can be multiplied as it is: the gates before it lower their scale."""
         finer, shared = self.finer[value], self.shared[value]
         return self.known[value] and (finer == 1 or (finer <= FREE_COUNT and not shared))
+
+    def _drowns(self, op: Op) -> bool:
+        """Whether an op sums so many products that the weights before it would lose their bits."""
+        if not isinstance(op.kind, Sum) or self.known[op.inputs[0]]:
+            return False
+        return op.kind.gate.kernel[0] * op.kind.gate.kernel[1] >= MANY_TERMS
 
     def _settle(self, value: int) -> int:
         if self._ready(value):
