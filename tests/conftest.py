@@ -22,6 +22,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Runs the command line in this process, which spares a second each."""
     from radiopaque.cli.main import main
 
+    names = ("", "radiopaque", "crypto_provider", "model_owner", "data_owner")
+    levels = {name: logging.getLogger(name).level for name in names}
     handlers = list(logging.getLogger().handlers)
 
     def run(*arguments: object) -> tuple[int, dict[str, Any]]:
@@ -38,6 +40,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
 
     yield run
     logging.getLogger().handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -328,7 +328,8 @@ def test_model_owner_killed_while_preparing_when_ready_and_when_started(
     sessions = serving.owner.sessions()
     assert sessions[preparing.session] == sessions[started.session] == ("BURNT", False)
     assert sessions[ready.session] == ("READY", True)
-    assert {path.stem for path in serving.material()} == {ready.session.hex()}
+    found = serving.material(*(hand.session for hand in (preparing, ready, started)))
+    assert {path.stem for path in found} == {ready.session.hex()}
     for lost in (preparing, started):
         with pytest.raises(SessionStateError, match="is BURNT at the model owner"):
             lost.start()

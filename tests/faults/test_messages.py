@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -19,7 +19,7 @@ from radiopaque.prg import new_id
 from radiopaque.wire import frames, messages
 from radiopaque.wire.frames import MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Frame, Kind
 from radiopaque.wire.v1 import services_pb2 as pb
-from tests.e2e.parties import Deployment
+from tests.e2e.parties import Deployment, until
 from tests.faults.hand import Hand, Tampered, raw_call, raw_infer, raw_upload
 
 
@@ -225,8 +225,15 @@ def test_garbage_instead_of_the_offline_message(
     with pytest.raises(expected):
         raw_upload(hand.owner, [data])
     hand.reserve()
+
+    def header_then_data() -> Iterator[bytes]:
+        yield messages.encode(hand.header())
+        # gRPC drops what is still queued before a message that is too long
+        until(lambda: hand.session in serving.owner.sessions())
+        yield data
+
     with pytest.raises(expected):
-        raw_upload(hand.owner, [messages.encode(hand.header()), data])
+        raw_upload(hand.owner, header_then_data())
     assert_lost(serving, hand)
 
 
@@ -235,10 +242,11 @@ def test_garbage_instead_of_frames(serving: Deployment, hand: Hand, fault: str) 
     data, _, expected = GARBAGE[fault]
     with pytest.raises(expected):
         raw_infer(hand.owner, [data])
-    hand.prepare()
-    start = frames.encode(Frame(hand.session, 0, Kind.START))
+    channel = hand.prepare().start()
+    channel._outbox.put(data)
     with pytest.raises(expected):
-        raw_infer(hand.owner, [start, data])
+        channel.receive()
+    channel.close()
     assert_lost(serving, hand)
 
 
