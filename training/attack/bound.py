@@ -11,6 +11,8 @@ import math
 import numpy as np
 from scipy.stats import binom  # type: ignore[import-untyped]
 
+from training.errors import SettingsError
+
 # Beyond any bound that a feasible number of canaries can support.
 _LARGEST_EPSILON = 64.0
 _BISECTIONS = 60
@@ -24,15 +26,15 @@ def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: fl
     the chance is at most P[W >= v] + 2 m delta max_i P[v - i <= W < v] / i.
 
     Raises:
-        ValueError: the counts contradict each other, or epsilon or delta is out of range.
+        SettingsError: the counts contradict each other, or epsilon or delta is out of range.
     """
     if not 0 <= correct <= guesses <= canaries:
-        raise ValueError(
+        raise SettingsError(
             f"{correct} correct of {guesses} guesses about {canaries} canaries cannot be; "
             "expected 0 <= correct <= guesses <= canaries"
         )
     if epsilon < 0.0 or not 0.0 <= delta <= 1.0:
-        raise ValueError(f"epsilon {epsilon} or delta {delta} is out of range")
+        raise SettingsError(f"epsilon {epsilon} or delta {delta} is out of range")
     right = 1.0 / (1.0 + math.exp(-epsilon))
     chance = float(binom.sf(correct - 1, guesses, right))
     if correct and delta:

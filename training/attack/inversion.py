@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.errors import SettingsError
+
 STEP_CUTS = (3 / 8, 5 / 8, 7 / 8)
 
 
@@ -25,7 +27,7 @@ STEP_CUTS = (3 / 8, 5 / 8, 7 / 8)
 class InversionSettings:
     """How hard to try. `total_variation` weighs the prior against the cosine distance."""
 
-    iterations: int = 2000
+    iterations: int = 1200
     learning_rate: float = 0.1
     total_variation: float = 0.1
     seed: int = 0
@@ -60,7 +62,7 @@ def invert(
     `settings.seed` alone.
 
     Raises:
-        ValueError: `observed` has another length than the model, is zero or not finite.
+        SettingsError: `observed` has another length than the model, is zero or not finite.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     target = _unflatten(observed, parameters)
@@ -102,13 +104,13 @@ def _distance(
 def _unflatten(observed: NDArray[np.floating], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     expected = sum(parameter.numel() for parameter in parameters)
     if observed.shape != (expected,):
-        raise ValueError(
+        raise SettingsError(
             f"the update has shape {list(observed.shape)}, but the network has {expected} "
             "parameters; attack the network that the update belongs to"
         )
     flat = torch.from_numpy(observed.astype(np.float64))
     length = float(flat.norm())
     if not 0.0 < length < float("inf"):
-        raise ValueError(f"the update has length {length}; there is no direction to follow")
+        raise SettingsError(f"the update has length {length}; there is no direction to follow")
     parts = torch.split((flat / length).float(), [parameter.numel() for parameter in parameters])
     return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]

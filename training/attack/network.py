@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.errors import SettingsError
+
 # Fixed numbers instead of the data set's: nothing about the data enters the network.
 PIXEL_MEAN = 0.5
 PIXEL_STD = 0.25
@@ -21,7 +23,9 @@ class SmallNetwork(nn.Module):
     def __init__(self, classes: int, size: int, width: int = 16) -> None:
         super().__init__()
         if size % 8 or size < 16:
-            raise ValueError(f"the image size is {size}; it must be a multiple of 8, at least 16")
+            raise SettingsError(
+                f"the image size is {size}; it must be a multiple of 8, at least 16"
+            )
         self.features = nn.Sequential(
             nn.Conv2d(1, width, 5, stride=2, padding=2),
             nn.ReLU(),

@@ -10,6 +10,8 @@ from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
 
+from training.errors import SettingsError
+
 WINDOW = 11
 SIGMA = 1.5
 LUMINANCE_CONSTANT = 0.01**2
@@ -30,11 +32,11 @@ def ssim(images: Tensor, originals: Tensor) -> Tensor:
     inside the image, K1 = 0.01, K2 = 0.03, range 1.
 
     Raises:
-        ValueError: the shapes differ, or the images are smaller than the window.
+        SettingsError: the shapes differ, or the images are smaller than the window.
     """
     _check(images, originals)
     if min(images.shape[-2:]) < WINDOW:
-        raise ValueError(
+        raise SettingsError(
             f"the images are {images.shape[-2]}x{images.shape[-1]}; SSIM needs at least "
             f"{WINDOW}x{WINDOW} pixels"
         )
@@ -72,7 +74,7 @@ def best_matches(images: Tensor, originals: Tensor) -> Tensor:
 
 def _check(images: Tensor, originals: Tensor) -> None:
     if images.shape != originals.shape or images.ndim != 4 or images.shape[1] != 1:
-        raise ValueError(
+        raise SettingsError(
             f"cannot compare images of shape {list(images.shape)} with {list(originals.shape)}; "
             "both must be [n, 1, h, w]"
         )

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from training.attack.bound import epsilon_lower_bound, p_value
+from training.errors import SettingsError
 
 
 def exact_p_value(m: int, r: int, v: int, right: Fraction, delta: Fraction) -> Fraction:
@@ -74,9 +75,9 @@ def test_randomised_response_is_bounded_as_often_as_promised(epsilon: float) -> 
 
 def test_impossible_counts_are_refused() -> None:
     for counts in ((10, 5, 6), (10, 11, 5), (10, 5, -1)):
-        with pytest.raises(ValueError, match="cannot be"):
+        with pytest.raises(SettingsError, match="cannot be"):
             p_value(*counts, 1.0, 1e-5)
-    with pytest.raises(ValueError, match="out of range"):
+    with pytest.raises(SettingsError, match="out of range"):
         p_value(10, 5, 5, -1.0, 1e-5)
-    with pytest.raises(ValueError, match="out of range"):
+    with pytest.raises(SettingsError, match="out of range"):
         p_value(10, 5, 5, 1.0, 1.5)

@@ -13,6 +13,7 @@ from torch.nn import functional  # noqa: E402
 from training.attack.inversion import InversionSettings, invert, total_variation  # noqa: E402
 from training.attack.network import SmallNetwork  # noqa: E402
 from training.attack.similarity import ssim  # noqa: E402
+from training.errors import SettingsError  # noqa: E402
 
 SIZE = 24
 SETTINGS = InversionSettings(iterations=300, total_variation=0.03)
@@ -87,14 +88,14 @@ def test_total_variation_by_hand() -> None:
 def test_wrong_updates_are_refused() -> None:
     model, label = network(), torch.tensor([0])
     count = sum(parameter.numel() for parameter in model.parameters())
-    with pytest.raises(ValueError, match=f"{count} parameters"):
+    with pytest.raises(SettingsError, match=f"{count} parameters"):
         invert(model, np.ones(count - 1), label, SIZE, SETTINGS)
     for useless in (np.zeros(count), np.full(count, np.nan)):
-        with pytest.raises(ValueError, match="no direction"):
+        with pytest.raises(SettingsError, match="no direction"):
             invert(model, useless, label, SIZE, SETTINGS)
 
 
 def test_sizes_that_the_strides_do_not_divide_are_refused() -> None:
     for size in (12, 30, 8):
-        with pytest.raises(ValueError, match="multiple of 8"):
+        with pytest.raises(SettingsError, match="multiple of 8"):
             SmallNetwork(classes=3, size=size)

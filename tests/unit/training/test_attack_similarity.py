@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
 from training.attack.similarity import best_matches, psnr, ssim  # noqa: E402
+from training.errors import SettingsError  # noqa: E402
 
 
 def picture(seed: int, size: int = 24) -> np.ndarray:
@@ -86,9 +87,9 @@ def test_the_matching_is_optimal_not_greedy() -> None:
 
 
 def test_images_that_cannot_be_compared_are_refused() -> None:
-    with pytest.raises(ValueError, match="cannot compare"):
+    with pytest.raises(SettingsError, match="cannot compare"):
         ssim(torch.zeros(1, 1, 16, 16), torch.zeros(2, 1, 16, 16))
-    with pytest.raises(ValueError, match="cannot compare"):
+    with pytest.raises(SettingsError, match="cannot compare"):
         psnr(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
-    with pytest.raises(ValueError, match="11x11"):
+    with pytest.raises(SettingsError, match="11x11"):
         ssim(torch.zeros(1, 1, 10, 16), torch.zeros(1, 1, 10, 16))
