@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from radiopaque.errors import ManifestError, ModelRangeError, UnsupportedModelError
+from radiopaque.graph.divisors import divisors
 from radiopaque.graph.draft import Interval
 from radiopaque.graph.emit import Emitted, emit
 from radiopaque.graph.folding import fold
@@ -84,8 +85,9 @@ def compile_model(
     if ranges is not None and manifest is not None:
         ranges = _reachable(ranges, imported.graph.input, manifest.preprocessing, margin)
     bounds = intervals(ops, Promise(ranges, margin))
-    scales = targets(ops, bounds.allowed, policy, margin, output_bits)
-    emitted = emit(ops, bounds, scales, policy, output_bits)
+    shared = divisors(ops)
+    scales = targets(ops, bounds.allowed, shared.clashing, policy, margin, output_bits)
+    emitted = emit(ops, bounds, shared, scales, policy, output_bits)
     plan = _plan(emitted, manifest, simplified.task, ring_bits, name, version, model)
     validate_plan(plan)
     report = make_report(plan, ops, emitted.sources, ranges, margin)

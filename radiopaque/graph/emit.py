@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from radiopaque.errors import ModelRangeError
 from radiopaque.graph import plan as p
+from radiopaque.graph.divisors import Divisors
 from radiopaque.graph.draft import (
     Combine,
     Constant,
@@ -63,18 +64,20 @@ class Emitted:
 def emit(
     ops: Sequence[Op],
     bounds: Bounds,
+    divisors: Divisors,
     targets: Sequence[Target],
     policy: Policy,
     output_bits: int,
 ) -> Emitted:
     """Steps for a draft. Raises ModelRangeError for what does not fit the ring."""
-    return _Emitter(ops, bounds, targets, policy, output_bits).run()
+    return _Emitter(ops, bounds, divisors, targets, policy, output_bits).run()
 
 
 @dataclass
 class _Emitter:
     ops: Sequence[Op]
     bounds: Bounds
+    divisors: Divisors
     targets: Sequence[Target]
     policy: Policy
     output_bits: int
@@ -153,10 +156,12 @@ class _Emitter:
         return max(abs(end) for end in self.bounds.allowed[self.current])
 
     def _power(self, scale: float) -> Fraction:
-        bits = power_below(scale)
+        """The largest scale up to this one: a power of two, or that times the chosen divisor."""
+        divisor = self.divisors.chosen.get(self.current, 1)
+        bits = power_below(scale / divisor)
         if bits < 0:
             raise ModelRangeError(self._message(self._room()))
-        return Fraction(1 << bits)
+        return Fraction(divisor << bits)
 
     def _source(self, op: Op, target: Target) -> int:
         scale = self._power(target.want)

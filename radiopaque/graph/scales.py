@@ -15,7 +15,7 @@ and gives each value
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, log2
 
@@ -23,6 +23,7 @@ import numpy as np
 
 from radiopaque.errors import ModelRangeError
 from radiopaque.graph.draft import Interval, Linear, Op, Relu, Result, Settle, Sum
+from radiopaque.graph.intervals import LEAST_LIMIT
 
 MOST_BITS = 62
 """Fraction bits that a plan may state."""
@@ -75,18 +76,22 @@ class Target:
 
 
 def magnitude(interval: Interval) -> float:
-    """Largest absolute value in an interval, never zero."""
-    return max(abs(interval[0]), abs(interval[1]), 2.0**-20)
+    """Largest absolute value in an interval, never smaller than what is promised at least."""
+    return max(abs(interval[0]), abs(interval[1]), LEAST_LIMIT)
 
 
 def targets(
     ops: Sequence[Op],
     found: Sequence[Interval],
+    clashing: Collection[int],
     policy: Policy,
     margin: float,
     output_bits: int,
 ) -> list[Target]:
-    """Targets for every value. Raises ModelRangeError where no scale fits."""
+    """Targets for every value. Raises ModelRangeError where no scale fits.
+
+    ``clashing`` values may have to be truncated and multiplied, besides what reads them.
+    """
     hard = [inf] * len(ops)
     want = [inf] * len(ops)
     compared = [0] * len(ops)
@@ -99,6 +104,8 @@ def targets(
         op, kind = ops[number], ops[number].kind
         fits = (2.0 ** (policy.ring_bits - 1) - ROUNDING_UNITS) / reach(found[number])
         fits = min(fits, 2.0**MOST_BITS)
+        if number in clashing:
+            fits /= 2
         ask(number, fits, fits)
         if not op.inputs:
             preferred = policy.preferred(found[number], margin)

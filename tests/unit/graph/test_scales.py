@@ -285,3 +285,21 @@ def test_the_output_covers_the_logits_and_no_more(bits: int, magnitude: float) -
     unit = (1 << gate.position) / float(compiled.plan.output_step.scale)
     # The result is half a unit off at most; the truncation before it rounds up or down.
     assert float(np.abs(run_plan(compiled, x) - exact).max()) <= unit + 0.05 * magnitude
+
+
+def test_a_convolution_takes_over_the_divisor_of_an_average() -> None:
+    """Concatenated with an average of 9, it gets a scale of 9 times a power of two, for free."""
+    nodes = [
+        node("Relu", "x", "r"),
+        node("AveragePool", "r", "a", kernel_shape=[3, 3]),
+        node("Conv", "r w", "c"),
+        node("Concat", "a c", "j", axis=1),
+        node("Relu", "j"),
+    ]
+    model = make_model(nodes, IMAGE, {"w": rng().normal(size=(2, 3, 3, 3))})
+    x = rng(3).normal(size=IMAGE).astype(np.float32)
+    compiled = assert_matches(model, x, 32, 2.0**-9)
+    (convolution,) = (s for s in compiled.plan.steps if isinstance(s.gate, p.Convolution))
+    assert convolution.divisor == 9
+    assert not gates(compiled, p.Multiply)
+    assert not gates(compiled, p.Truncate)
