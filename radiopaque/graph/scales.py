@@ -158,7 +158,8 @@ def _window(op: Op, room: float, aim: float, policy: Policy) -> tuple[int, float
         if scale >= min(aim, 2.0**policy.accepted_bits):
             return bits, scale
     if scale < 1:
-        raise ModelRangeError(range_message(op, room, policy.ring_bits))
+        largest = room / (1 + ROUNDING_SHARE)
+        raise ModelRangeError(range_message(op, largest, policy.ring_bits))
     return bits, scale
 
 
