@@ -88,6 +88,24 @@ class InferenceReport:
             )
 
 
+def make_folder(directory: str | Path) -> None:
+    """Make the folder for reports, for its owner alone, or check that one can write there.
+
+    Raises ``StoreError`` otherwise.
+    """
+    folder = Path(directory)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the folder {folder} for reports: {error.strerror or 'unknown reason'}; "
+            "choose another"
+        ) from None
+    if not writable:
+        raise StoreError(f"cannot write reports into {folder}; choose another folder")
+
+
 def write_report(directory: str | Path, result: InferenceReport) -> tuple[Path, Path]:
     """Write ``NAME.json`` and ``NAME.html`` into ``directory`` and return their paths.
 

@@ -42,8 +42,11 @@ def _submit(
     With --json: {"results": [one object per image], "setup_bytes": {...}}; the keys of a result
     are those of the JSON report.
     """
-    from data_owner.report import to_json, write_report
+    from data_owner.report import make_folder, to_json, write_report
 
+    if output:
+        # a result that cannot be written would have cost a session
+        make_folder(output)
     with _client(config) as client, _progress() as tell:
         reports = client.infer_many(images, tell)
         setup = setup_bytes(client)
