@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 PATIENT = "Canary^Patient"
@@ -26,11 +27,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {kind: str(path) for kind, path in paths.items()}
 
 
-def write_dicom(path: Path, pixels: np.ndarray) -> None:
-    """An 8-bit chest radiograph of a child of four years, uncompressed."""
+def write_dicom(
+    path: Path, pixels: np.ndarray, syntax: str = ExplicitVRLittleEndian, **changes: object
+) -> None:
+    """An 8-bit chest radiograph of a child of four; ``changes`` are attributes, None removes."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = syntax
     dataset.SOPClassUID = SecondaryCaptureImageStorage
     dataset.SOPInstanceUID = generate_uid()
     dataset.PatientName = PATIENT
@@ -44,4 +47,12 @@ def write_dicom(path: Path, pixels: np.ndarray) -> None:
     dataset.HighBit = 7
     dataset.PixelRepresentation = 0
     dataset.PixelData = pixels.tobytes()
+    if syntax != ExplicitVRLittleEndian:
+        dataset.PixelData = encapsulate([dataset.PixelData])
+        dataset["PixelData"].is_undefined_length = True
+    for name, value in changes.items():
+        if value is None:
+            delattr(dataset, name)
+        else:
+            setattr(dataset, name, value)
     dataset.save_as(path, enforce_file_format=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.uid import MPEG2MPML
 
 from data_owner import Client
 from data_owner.images import read_image
@@ -127,6 +128,12 @@ def test_output_for_people(
     assert f"report: {tmp_path / 'report' / 'chest.html'}" in done.stdout
 
 
+BROKEN = (
+    *("missing", "text", "not a DICOM", "cut"),
+    *("folder", "no pixels", "two frames", "unknown syntax"),
+)
+
+
 def broken_images(folder: Path) -> dict[str, tuple[Path, str]]:
     """By case: a file that cannot be submitted, and the error that says so."""
     folder.mkdir()
@@ -139,7 +146,13 @@ def broken_images(folder: Path) -> dict[str, tuple[Path, str]]:
         "not a DICOM": (folder / "renamed.dcm", "NotDicomError"),
         "cut": (folder / "cut.dcm", "TruncatedPixelDataError"),
         "folder": (folder, "ImageError"),
+        "no pixels": (folder / "no-pixels.dcm", "NoPixelDataError"),
+        "two frames": (folder / "two-frames.dcm", "MultiFrameError"),
+        "unknown syntax": (folder / "video.dcm", "UnsupportedTransferSyntaxError"),
     }
+    write_dicom(cases["no pixels"][0], pixels, PixelData=None)
+    write_dicom(cases["two frames"][0], pixels, NumberOfFrames=2)
+    write_dicom(cases["unknown syntax"][0], pixels, syntax=MPEG2MPML)
     cases["text"][0].write_text("the heart is on the left side")
     cases["not a DICOM"][0].write_bytes(b"\0" * 400)
     cases["cut"][0].write_bytes(whole.read_bytes()[:-100])
@@ -151,7 +164,7 @@ def bad_images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path
     return broken_images(tmp_path_factory.mktemp("images") / "broken")
 
 
-@pytest.mark.parametrize("case", ["missing", "text", "not a DICOM", "cut", "folder"])
+@pytest.mark.parametrize("case", BROKEN)
 def test_an_image_that_cannot_be_used_costs_no_session(
     deployment: Deployment,
     clinic: Clinic,
@@ -169,6 +182,33 @@ def test_an_image_that_cannot_be_used_costs_no_session(
     assert error["error"] == expected
     assert str(path.name) in error["message"]
     assert clinic.sessions() == before
+
+
+def test_reports_that_cannot_be_written_cost_no_session(
+    clinic: Clinic, command: Command, pictures: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    before = clinic.sessions()
+    code, error = command(
+        "data-owner",
+        "submit",
+        pictures["png"],
+        *("--output", tmp_path / "file" / "reports", "--config", clinic.config),
+    )
+    assert (code, error["error"]) == (8, "StoreError")
+    assert "choose another" in error["message"]
+    assert clinic.sessions() == before
+
+
+def test_a_model_that_takes_no_images(
+    deployment: Deployment, command: Command, pictures: dict[str, str]
+) -> None:
+    """The vendor did not say how an image becomes this model's input."""
+    clinic = deployment.clinic("in-doubt", "wide")
+    code, error = command("data-owner", "submit", pictures["png"], "--config", clinic.config)
+    assert (code, error["error"]) == (3, "PlanError")
+    assert "states no preprocessing" in error["message"]
+    assert clinic.sessions() == {}
 
 
 def test_usage_errors(clinic: Clinic, command: Command, tmp_path: Path) -> None:

@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 
 from data_owner import Client
+from model_owner.dealer import Dealer
+from model_owner.hosting import Hosted
+from model_owner.service import Limits, ModelOwner
+from radiopaque.certificates import Role
 from radiopaque.errors import (
     MessageOrderError,
     MessageSizeError,
@@ -24,9 +28,10 @@ from radiopaque.errors import (
     UnknownSessionError,
 )
 from radiopaque.prg import KEY_BYTES, SecretKey
+from radiopaque.transport.grpc_client import Peer
 from radiopaque.wire.frames import Kind
 from tests.e2e.networks import Network, lungs
-from tests.e2e.parties import Clinic, Deployment, Serving, contents, until
+from tests.e2e.parties import Clinic, Deployment, Serving, contents, ledger_on_disk, until
 from tests.faults.hand import Hand, Tampered
 from tests.faults.inside import Inside, Rewritten, rewriting
 from tests.faults.test_messages import only, shortened
@@ -238,6 +243,24 @@ def entry_of(party: Serving, reference: str) -> str:
         line for line in party.log.read_text().splitlines() if f'"reference": "{reference}"' in line
     ]
     return line
+
+
+@pytest.mark.parametrize("reason", ["too old", "not hosted any more"])
+def test_sessions_that_nobody_can_use_are_deleted_when_a_vendor_starts(
+    tmp_path: Path, reason: str
+) -> None:
+    network = lungs()
+    with Inside(tmp_path, network) as inside, Client.from_config(inside.clinic()) as client:
+        (prepared,) = client.prepare()
+        assert len(inside.material()) == 2
+        owner = inside.owner.store
+    hosted = [] if reason == "not hosted any more" else [(tmp_path / "it", None, None)]
+    limits = Limits(50, 4, 1 << 30, 0.0 if reason == "too old" else 1e6)
+    identity = inside.identity(Role.MODEL_OWNER)
+    with Peer(Role.CRYPTO_PROVIDER, inside.provider.address, identity) as peer:
+        ModelOwner(owner, Hosted.load(hosted), Dealer(peer), limits).close()
+    assert ledger_on_disk(owner)[prepared.session] == ("BURNT", False)
+    assert list((owner / "material").iterdir()) == []
 
 
 def test_threads_end_with_the_client(serving: Deployment, clinic: Clinic) -> None:
