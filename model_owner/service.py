@@ -39,6 +39,8 @@ from radiopaque.wire.frames import Frame, Kind
 from radiopaque.wire.v1 import services_pb2 as pb
 
 _CHUNK_BYTES = 1 << 20
+_SLOT_SECONDS = 1.0
+"""How long an inference waits for another to end: a slot comes free a moment after the result."""
 _CLINIC = frozenset({Role.DATA_OWNER})
 _log = get_logger(__name__)
 
@@ -167,7 +169,7 @@ class ModelOwner:
             )
         row = self._session_of(call.peer.name, start.session)
         model = self._hosted.by_artefact(row.artefact)
-        if not self._inferring.acquire(blocking=False):
+        if not self._inferring.acquire(timeout=_SLOT_SECONDS):
             raise ResourceError(
                 f"{self._limits.concurrent_inferences} inferences are under way, the limit here; "
                 "try again in a second"

@@ -163,12 +163,12 @@ def test_the_model_is_fetched_once(deployment: Deployment, clinics: dict[str, Cl
 
 
 def test_several_clinics_with_several_sessions_at_once(deployment: Deployment) -> None:
-    """Two clinics, three threads on each one's client; not all sessions were prepared before."""
+    """Two clinics, two threads on each one's client; not all sessions were prepared before."""
     network = deployment.networks["lungs-1.10"]
     clients = [
         Client.from_config(deployment.clinic(f"busy-{number}").config) for number in range(2)
     ]
-    together = threading.Barrier(6)
+    together = threading.Barrier(4)
     try:
         for client in clients:
             client.prepare(2)
@@ -177,15 +177,15 @@ def test_several_clinics_with_several_sessions_at_once(deployment: Deployment) -
             client = clients[number % 2]
             together.wait(20)
             used = []
-            for turn in range(2):
+            for turn in range(3):
                 images = network.images(100 * number + turn)
                 answer = client.infer_tensor(images)
                 assert_within(network, images, answer.outputs)
                 used.append(answer.session)
             return used
 
-        with ThreadPoolExecutor(6) as pool:
-            used = [session for found in pool.map(work, range(6)) for session in found]
+        with ThreadPoolExecutor(4) as pool:
+            used = [session for found in pool.map(work, range(4)) for session in found]
         assert [client.stock() for client in clients] == [0, 0]
     finally:
         for client in clients:
