@@ -35,12 +35,17 @@ def _compile(
     """Compile a model. The plan is public; weights.bin holds the weights and a key: keep it."""
     from radiopaque.cli.reports import cost_dict, print_cost
     from radiopaque.engine.weights_file import write_compiled
-    from radiopaque.graph.compile import compile_model
+    from radiopaque.errors import UnsupportedModelError
+    from radiopaque.graph.compile import check_support, compile_model
     from radiopaque.graph.ranges import calibrate
 
     source = find_model(model)
     ranges = None
     if calibration is not None:
+        # before the images are read: calibrating a model that cannot be compiled wastes time
+        problems = check_support(source.onnx, batch)
+        if problems:
+            raise UnsupportedModelError(problems)
         files = image_files(calibration)
         ranges = calibrate(source.onnx, tensors(files, source.preprocessing))
     compiled = compile_model(
