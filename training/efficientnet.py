@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -104,10 +104,10 @@ class InvertedBottleneck(nn.Module):
 class EfficientNetLite0(nn.Module):
     """The network up to its pooled features, and a linear head with public standardisation.
 
-    `stages` keeps only so many of the seven stages; then there is no 1280-channel layer and the
-    head reads the last stage's channels. `grey` input has one channel, which stands for three equal
-    ones. Input is float [n, channels, h, w], h and w multiples of 32, normalised with PIXEL_MEAN
-    and PIXEL_STD.
+    `taps` are stages, from 1 to 7, whose pooled outputs the head reads, side by side; what lies
+    behind the last of them is left out. Without taps the head reads the published 1280-channel
+    layer. One input channel stands for three equal ones. Input is float [n, channels, h, w], h and
+    w multiples of 32, normalised with PIXEL_MEAN and PIXEL_STD.
     """
 
     def __init__(
@@ -115,37 +115,51 @@ class EfficientNetLite0(nn.Module):
         classes: int = 3,
         channels: int = 1,
         activation: Activation = "relu6",
-        stages: int = len(STAGES),
+        taps: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if channels not in (1, 3):
             raise SettingsError(f"channels is {channels}; the network takes 1 or 3")
-        if not 1 <= stages <= len(STAGES):
-            raise SettingsError(f"stages is {stages}; the network has 1 to {len(STAGES)}")
+        if list(taps) != sorted(set(taps)) or not set(taps) <= set(range(1, len(STAGES) + 1)):
+            raise SettingsError(
+                f"taps are {list(taps)}; name stages from 1 to {len(STAGES)} in rising order"
+            )
         self.activation: Activation = activation
         self.stem = nn.Sequential(
             *_convolution(channels, STEM_CHANNELS, 3, 2), _activation(activation)
         )
         blocks: list[nn.Module] = []
-        current = STEM_CHANNELS
-        for stage in STAGES[:stages]:
+        current, features = STEM_CHANNELS, 0
+        tapped: list[int] = []
+        for number, stage in enumerate(STAGES[: taps[-1] if taps else None], start=1):
             for position in range(stage.blocks):
                 stride = stage.stride if position == 0 else 1
                 blocks.append(InvertedBottleneck(current, stage, stride, activation))
                 current = stage.channels
+            if number in taps:
+                tapped.append(len(blocks) - 1)
+                features += current
         self.blocks = nn.Sequential(*blocks)
+        self.tapped = tuple(tapped)
         self.top = nn.Sequential()
-        if stages == len(STAGES):
+        if not taps:
             self.top = nn.Sequential(*_convolution(current, FEATURES, 1, 1))
             self.top.append(_activation(activation))
-            current = FEATURES
+            features = FEATURES
         self.average = nn.AdaptiveAvgPool2d(1)
-        self.head = StandardisedHead(current, classes)
+        self.head = StandardisedHead(features, classes)
 
     def features(self, images: Tensor) -> Tensor:
         """Map normalised images, float [n, channels, h, w], to pooled features, float [n, d]."""
-        values: Tensor = self.average(self.top(self.blocks(self.stem(images))))
-        return torch.flatten(values, 1)
+        values: Tensor = self.stem(images)
+        pooled: list[Tensor] = []
+        for number, block in enumerate(self.blocks):
+            values = block(values)
+            if number in self.tapped:
+                pooled.append(torch.flatten(self.average(values), 1))
+        if not self.tapped:
+            pooled.append(torch.flatten(self.average(self.top(values)), 1))
+        return torch.cat(pooled, dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images, float [n, channels, h, w], to logits, float [n, classes]."""
@@ -208,14 +222,30 @@ def load_pretrained(model: EfficientNetLite0) -> None:
     if model.state_dict()[first].shape[1] == 1:
         state[first] = state[first].sum(dim=1, keepdim=True)
     model.load_state_dict(state, strict=False)
-    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
-    if len(model.top):
-        ceiling = 6.0 if model.activation == "relu6" else None
-        mean, deviation = central_moments(norms[-1], ceiling)
-    else:
-        mean, deviation = norms[-1].bias.detach(), norms[-1].weight.detach().abs()
+    mean, deviation = _public_moments(model)
     model.head.mean.copy_(mean)
-    model.head.scale.copy_(1.0 / (deviation.clamp_min(1e-3) * model.head.mean.numel() ** 0.5))
+    model.head.scale.copy_(1.0 / (deviation.clamp_min(1e-3) * mean.numel() ** 0.5))
+
+
+def _public_moments(model: EfficientNetLite0) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, float [features], of what the head reads, as the norms have them."""
+    if not model.tapped:
+        last = next(layer for layer in model.top if isinstance(layer, FrozenBatchNorm2d))
+        return central_moments(last, 6.0 if model.activation == "relu6" else None)
+    means: list[Tensor] = []
+    deviations: list[Tensor] = []
+    mean, variance = torch.zeros(1), torch.zeros(1)
+    for number, block in enumerate(model.blocks):
+        norms = [layer for layer in block.modules() if isinstance(layer, FrozenBatchNorm2d)]
+        shift, factor = norms[-1].bias.detach(), norms[-1].weight.detach()
+        # A block with a shortcut adds to what came before; taken as independent, variances add.
+        adds = isinstance(block, InvertedBottleneck) and block.adds
+        mean = mean + shift if adds else shift
+        variance = variance + factor**2 if adds else factor**2
+        if number in model.tapped:
+            means.append(mean)
+            deviations.append(variance.sqrt())
+    return torch.cat(means), torch.cat(deviations)
 
 
 def _stored_weights() -> Mapping[str, Tensor]:

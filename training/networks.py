@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import nn
@@ -12,7 +12,6 @@ from training.data import CLASSES
 from training.efficientnet import (
     PIXEL_MEAN,
     PIXEL_STD,
-    STAGES,
     Activation,
     EfficientNetLite0,
     StandardisedHead,
@@ -53,14 +52,14 @@ def _efficientnet_lite0(
     classes: int = len(CLASSES),
     channels: int = 1,
     activation: Activation = "relu6",
-    stages: int = len(STAGES),
+    taps: Sequence[int] = (),
     pretrained: bool = True,
     trained: Trained = "head",
 ) -> nn.Module:
     """EfficientNet-Lite0 with frozen batch norms; `trained` says what training may move."""
     _require("activation", activation, ("relu6", "relu"))
     _require("trained", trained, ("head", "all"))
-    model = EfficientNetLite0(classes, channels, activation, stages)
+    model = EfficientNetLite0(classes, channels, activation, taps)
     if pretrained:
         load_pretrained(model)
     freeze_except(model, ("head.",) if trained == "head" else ("",))
@@ -90,7 +89,8 @@ def build(name: str, **options: Any) -> nn.Module:
 
     `resnet18`: classes, channels, width, pool ("max", "average"), normalisation ("batch",
     "standardised"). `efficientnet-lite0`: classes, channels (1, 3), activation ("relu6", "relu"),
-    stages (1 to 7), pretrained, trained ("head", "all"); h and w are multiples of 32.
+    taps (stages 1 to 7 that the head reads), pretrained, trained ("head", "all"); h and w are
+    multiples of 32.
 
     Raises:
         SettingsError: there is no such network or option, or the weights are not installed.

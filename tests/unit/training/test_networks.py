@@ -30,7 +30,10 @@ CANDIDATES: list[tuple[str, dict[str, Any]]] = [
     ("resnet18", {"width": 4, "pool": "average", "channels": 3}),
     ("resnet18", {"width": 4, "normalisation": "standardised"}),
     ("efficientnet-lite0", {"pretrained": False}),
-    ("efficientnet-lite0", {"pretrained": False, "activation": "relu", "channels": 3, "stages": 5}),
+    (
+        "efficientnet-lite0",
+        {"pretrained": False, "activation": "relu", "channels": 3, "taps": [3, 5]},
+    ),
 ]
 
 
@@ -155,7 +158,8 @@ def test_a_norm_without_its_convolution_is_refused() -> None:
         ("resnet18", {"pool": "sum"}),
         ("resnet18", {"normalisation": "group"}),
         ("efficientnet-lite0", {"activation": "swish", "pretrained": False}),
-        ("efficientnet-lite0", {"stages": 8, "pretrained": False}),
+        ("efficientnet-lite0", {"taps": [8], "pretrained": False}),
+        ("efficientnet-lite0", {"taps": [5, 4], "pretrained": False}),
         ("efficientnet-lite0", {"channels": 2, "pretrained": False}),
         ("efficientnet-lite0", {"trained": "tail", "pretrained": False}),
     ],
