@@ -7,8 +7,8 @@ canaries of its section 6).
 A canary is an image, black but for one pixel of its own below the X-ray, where every real image is
 black. The network is one linear layer that starts at zero, so the gradient of a canary touches
 the weights of its pixel alone, and is clipped like any other. A fair coin decides for each canary
-whether the site trains on it; the auditor, who sees every update as the aggregator would, guesses
-the coins of the canaries whose weights moved most and least.
+whether the site trains on it; the auditor, who sees the site's update as the aggregator would
+without masks, guesses the coins of the canaries whose weights moved most and least.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from training.attack.bound import epsilon_lower_bound
 from training.data import CLASSES
 from training.errors import SettingsError
-from training.site import SiteStep, applied, load_weights, shared_names, weights_of
+from training.site import SiteStep, weights_of
 
 REAL_SIZE = 16
 
@@ -145,21 +145,14 @@ def run_audit(
     """Train once on `images`, float [n, 1, 16, 16], and canaries; bound epsilon from below.
 
     `make_site` gets the network, the training set and the noise multiplier, and returns the step
-    under audit; each call of it must be one private step at `settings.sample_rate` and
-    `settings.clip_norm`.
+    under audit, which is called once and takes all of `settings.steps`. An auditor who saw every
+    single step would add up what they change, and so have the same scores.
     """
     started = time.monotonic()
     canaries = Canaries.draw(settings.canaries)
     model = Probe(canaries.height * REAL_SIZE, len(CLASSES))
     step = make_site(model, *canaries.training_set(images, labels), noise_multiplier)
-    names = shared_names(model)
-    scores = np.zeros(settings.canaries)
-    weights = weights_of(model)
-    for _ in range(settings.steps):
-        update = step(model, weights)
-        scores += canaries.scores(update.delta)
-        weights = applied(weights, update.delta, names)
-        load_weights(model, weights)
+    scores = canaries.scores(step(model, weights_of(model)).delta)
     correct = correct_guesses(scores, canaries.included, settings.guesses)
     bound = epsilon_lower_bound(
         settings.canaries, settings.guesses, correct, settings.delta, settings.confidence

@@ -27,7 +27,7 @@ STEP_CUTS = (3 / 8, 5 / 8, 7 / 8)
 class InversionSettings:
     """How hard to try. `total_variation` weighs the prior against the cosine distance."""
 
-    iterations: int = 1200
+    iterations: int = 800
     learning_rate: float = 0.1
     total_variation: float = 0.1
     seed: int = 0
