@@ -20,7 +20,14 @@ class SiteLostError(TrainingError):
 
 
 class TooFewSitesError(TrainingError):
-    """So many sites are lost or refused that the sum cannot, or must not, be opened."""
+    """So many sites are lost or refused that the sum cannot, or must not, be opened.
+
+    `spent` are those among them whose privacy budget is used up.
+    """
+
+    def __init__(self, message: str, spent: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.spent = spent
 
 
 class BudgetSpentError(TrainingError):

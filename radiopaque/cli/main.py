@@ -22,6 +22,8 @@ COMMANDS = {
     "compile": "Turn an ONNX model into a public plan and private weights.",
     "calibrate": "Measure a model's value ranges on images and store them in its manifest.",
     "evaluate": "Compare secure inference with onnxruntime on a folder of images.",
+    "train": "Train a model, alone or as several sites, with or without differential privacy.",
+    "attack": "Attack our own training: gradient inversion and a privacy audit.",
     "crypto-provider": "Deal correlated randomness.",
     "model-owner": "Host compiled models.",
     "data-owner": "Submit images, prepare sessions, list models.",

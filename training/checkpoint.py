@@ -1,0 +1,107 @@
+"""Checkpoints: everything a run needs to go on as if it had not been interrupted."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.errors import CheckpointError
+from training.files import write_atomically
+
+FILE = "checkpoint.pt"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """Figures of one round. `loss` is the mean over sites that report one, else None."""
+
+    number: int
+    loss: float | None
+    validation_loss: float
+    validation_auc: float
+    samples: int
+    seconds: float
+    sites: list[str]
+    lost: list[str]
+    spent: list[str]
+    metrics: dict[str, dict[str, float]]
+
+
+@dataclass(slots=True)
+class Progress:
+    """State after some rounds: current and best weights by name, and the record of each round."""
+
+    weights: dict[str, Tensor]
+    best: dict[str, Tensor]
+    best_round: int = 0
+    best_auc: float = float("-inf")
+    records: list[RoundRecord] = field(default_factory=list)
+    retired: list[str] = field(default_factory=list)
+
+
+def save(folder: Path, progress: Progress, fingerprint: str) -> None:
+    """Write the checkpoint of a run, all of it or nothing.
+
+    `fingerprint` stands for configuration and data; `load` wants the same.
+    """
+    content = {
+        "version": _VERSION,
+        "fingerprint": fingerprint,
+        "weights": progress.weights,
+        "best": progress.best,
+        "best_round": progress.best_round,
+        "best_auc": progress.best_auc,
+        "records": [asdict(record) for record in progress.records],
+        "retired": progress.retired,
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    try:
+        write_atomically(folder / FILE, buffer.getvalue())
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint {folder / FILE} cannot be written ({error.strerror}); free some space "
+            "or fix the rights of the folder, then resume: the rounds before this one are kept"
+        ) from error
+
+
+def load(folder: Path, fingerprint: str) -> Progress:
+    """Read the checkpoint of a run. Tensors and plain values only: a file cannot run code.
+
+    Raises:
+        CheckpointError: there is none, it is broken, or of another configuration or data.
+    """
+    path = folder / FILE
+    try:
+        content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        version, found = content.pop("version"), content.pop("fingerprint")
+        records = [RoundRecord(**record) for record in content.pop("records")]
+        progress = Progress(records=records, **content)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}; start without --resume") from error
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint ({type(error).__name__}); restore it, or train anew in "
+            "another folder"
+        ) from error
+    if version != _VERSION or found != fingerprint:
+        raise CheckpointError(
+            f"{path} belongs to another configuration, other images or another version; resume "
+            "with the files it was made with, or train anew in another folder"
+        )
+    return progress

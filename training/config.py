@@ -1,0 +1,204 @@
+"""The configuration of a training run: one TOML file, in which an unknown key is an error."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.augment import Augmentation
+from training.errors import SettingsError
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataSettings(_Section):
+    """What is read. `unreadable` images are skipped with a count, or refused."""
+
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 224
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    unreadable: Literal["skip", "refuse"] = "skip"
+
+
+class ModelSettings(_Section):
+    """A network of `training.networks` and its options, for instance `width = 32`."""
+
+    name: str = "resnet18"
+    options: dict[str, bool | int | float | str | list[int]] = Field(default_factory=dict)
+
+
+class OptimiserSettings(_Section):
+    """SGD with momentum on each site; momentum starts anew every round."""
+
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 30
+    local_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of a site in a round; 0 means once through its images."""
+    batch_size: Positive = 32
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warm_up: Share = 0.1
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(ge=0.0)] = 5e-4
+    label_smoothing: Share = 0.0
+    class_weights: bool = True
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Rounds without a better validation AUC after which training stops; 0 means never."""
+
+
+class AugmentationSettings(_Section):
+    """Largest random changes; 0 switches one off. `mixup` is the alpha of its beta distribution."""
+
+    rotation: Annotated[float, Field(ge=0.0, le=90.0)] = 10.0
+    zoom: Share = 0.12
+    stretch: Share = 0.15
+    shift: Share = 0.06
+    contrast: Share = 0.25
+    brightness: Share = 0.12
+    gamma: Share = 0.25
+    noise: Share = 0.0
+    mixup: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+
+    def affine(self) -> Augmentation:
+        """The part that `training.augment` does."""
+        return Augmentation(**self.model_dump(exclude={"noise", "mixup"}))
+
+
+class FederationSettings(_Section):
+    """How the training folder is cut into sites, and how their updates are summed."""
+
+    sites: Annotated[int, Field(ge=1, le=255)] = 3
+    split: Literal["iid", "class", "size"] = "iid"
+    skew: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """0 is IID; 1 gives a class to one site alone, or every site half of what is left."""
+    secure_aggregation: bool = True
+    threshold: Annotated[int, Field(ge=0)] = 0
+    """Sites that must stay to the end of a round; 0 means two thirds and one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> FederationSettings:
+        if self.secure_aggregation and self.sites < 3:
+            raise ValueError("secure aggregation needs at least 3 sites")
+        if self.threshold > self.sites:
+            raise ValueError(f"threshold {self.threshold} exceeds the {self.sites} sites")
+        if self.threshold and self.threshold <= self.sites // 2:
+            raise ValueError("threshold must be more than half of the sites, or 0")
+        return self
+
+
+class SitePrivacy(_Section):
+    """What one site sets for itself; what is left out is as for all."""
+
+    noise_multiplier: Annotated[float, Field(gt=0.0)] | None = None
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    sample_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    epsilon: Annotated[float, Field(gt=0.0)] | None = None
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+
+
+class PrivacySettings(_Section):
+    """DP-SGD at every site; `training.dp` and `training.budget` say what the figures mean.
+
+    `budget_folder` keeps a file per site. It belongs to the images: use the same one for every
+    training on them.
+    """
+
+    noise_multiplier: Annotated[float, Field(gt=0.0)]
+    clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    sample_rate: Annotated[float, Field(gt=0.0, le=1.0)]
+    epsilon: Annotated[float, Field(gt=0.0)]
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+    accountant: Literal["prv", "rdp"] = "prv"
+    budget_folder: Path
+    sites: dict[str, SitePrivacy] = Field(default_factory=dict)
+
+    def of(self, site: str) -> PrivacySettings:
+        """The settings of one site."""
+        own = self.sites.get(site, SitePrivacy()).model_dump(exclude_none=True)
+        return self.model_copy(update=own)
+
+
+# What DP-SGD does not do, so that nobody believes it did.
+_NOT_PRIVATE = ("batch_size", "schedule", "warm_up", "label_smoothing", "class_weights")
+
+
+class TrainingSettings(_Section):
+    """The whole file."""
+
+    mode: Literal["local", "federated"] = "local"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 2024
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    training: OptimiserSettings = OptimiserSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    federation: FederationSettings | None = None
+    privacy: PrivacySettings | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingSettings:
+        if self.mode == "local" and self.federation is not None:
+            raise ValueError('[federation] has no effect in mode = "local"; take it out')
+        if self.privacy is not None:
+            self._check_privacy(self.privacy)
+        return self
+
+    def _check_privacy(self, privacy: PrivacySettings) -> None:
+        ignored = sorted(self.training.model_fields_set & set(_NOT_PRIVATE))
+        if ignored:
+            raise ValueError(f"training.{', training.'.join(ignored)}: no effect with [privacy]")
+        if "augmentation" in self.model_fields_set:
+            raise ValueError("[augmentation] has no effect with [privacy]; take it out")
+        if self.training.local_steps == 0:
+            raise ValueError("[privacy] needs training.local_steps, the private steps of a round")
+        strangers = sorted(set(privacy.sites) - set(self.site_names))
+        if strangers:
+            raise ValueError(f"privacy.sites names {', '.join(strangers)}, which do not exist")
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """site-1 and so on."""
+        return tuple(f"site-{number + 1}" for number in range(self.site_count))
+
+    @property
+    def site_count(self) -> int:
+        """Sites that train: one in local mode."""
+        return self.federation_or_default().sites if self.mode == "federated" else 1
+
+    def federation_or_default(self) -> FederationSettings:
+        """The section, or its defaults."""
+        return self.federation or FederationSettings()
+
+    def digest(self) -> str:
+        """SHA-256, hexadecimal, of all that decides the result (not the number of threads)."""
+        text = self.model_dump_json(exclude={"threads"})
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_settings(path: Path) -> TrainingSettings:
+    """Read a configuration file.
+
+    Raises:
+        SettingsError: it is missing, not TOML, or a key is unknown or out of range; names each.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"there is no file {path}; pass a TOML file as --config") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read as TOML: {error}") from error
+    try:
+        return TrainingSettings.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise SettingsError(f"{path}: " + "; ".join(problems)) from error

@@ -1,0 +1,271 @@
+"""A whole training run in one process: sites, rounds, validation, best weights, checkpoints.
+
+Local training is the same with one site. The validation set is cut by patient before the sites
+are, and is the only thing that chooses; the test folder is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training import checkpoint
+from training.budget import Allowance, Budget
+from training.checkpoint import Progress, RoundRecord
+from training.config import TrainingSettings
+from training.data import CLASSES, labels_of
+from training.dp import PrivacySettings as PrivateSteps
+from training.dp import PrivateSite, refuse_mixing, trains_head_only
+from training.errors import BudgetSpentError, DivergedError, SettingsError, TooFewSitesError
+from training.files import write_atomically
+from training.intake import Cohort, Intake
+from training.local import LocalSite, features_of
+from training.metrics import macro_auc, softmax
+from training.networks import PIXEL_STATISTICS, build
+from training.partition import sites_of
+from training.rounds import RoundResult, RoundRunner
+from training.site import Site, load_weights, weights_of
+
+LOG_FILE = "log.json"
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The network with its best weights, in evaluation mode, and how it came about."""
+
+    model: nn.Module
+    progress: Progress
+    stopped: str
+
+
+def build_network(settings: TrainingSettings) -> nn.Module:
+    """The network of a configuration, initialised from its seed.
+
+    Raises:
+        SettingsError: it cannot be built, or not trained privately though it should be.
+    """
+    torch.manual_seed(settings.seed)
+    model = build(settings.model.name, **settings.model.options)
+    if settings.privacy is not None:
+        refuse_mixing(model)
+    return model
+
+
+def build_sites(settings: TrainingSettings, training: Cohort) -> list[Site]:
+    """Cut the training images into sites; give each its step, private or plain.
+
+    Raises:
+        SettingsError: a site has no images, or its budget cannot be read.
+    """
+    sites: list[Site] = []
+    for name, samples in sites_of(settings, training.samples).items():
+        cohort = training.select(samples)
+        if settings.privacy is None:
+            labels = labels_of(cohort.samples)
+            sites.append(LocalSite(name, cohort.images, labels, len(CLASSES), settings))
+        else:
+            sites.append(_private_site(name, cohort, settings))
+    return sites
+
+
+def _private_site(name: str, cohort: Cohort, settings: TrainingSettings) -> PrivateSite:
+    if settings.privacy is None:
+        raise SettingsError("a private site needs the section [privacy]")
+    own = settings.privacy.of(name)
+    mean, std = PIXEL_STATISTICS[settings.model.name]
+    steps = PrivateSteps(
+        noise_multiplier=own.noise_multiplier,
+        clip_norm=own.clip_norm,
+        sample_rate=own.sample_rate,
+        steps=settings.training.local_steps,
+        learning_rate=settings.training.learning_rate,
+        momentum=settings.training.momentum,
+        weight_decay=settings.training.weight_decay,
+    )
+    budget = Budget(
+        name, Allowance(own.epsilon, own.delta, own.accountant), own.budget_folder / f"{name}.json"
+    )
+    if budget.remaining(own.noise_multiplier, own.sample_rate, steps.steps) < steps.steps:
+        raise BudgetSpentError(
+            f"the budget of site {name!r} does not allow one more round (epsilon "
+            f"{budget.spent().epsilon_prv:.3f} of {own.epsilon:g} is spent, see "
+            f"{own.budget_folder}); its images cannot be trained on any further"
+        )
+    images = (torch.from_numpy(cohort.images).float() / 255.0 - mean) / std
+    return PrivateSite(name, images, torch.from_numpy(labels_of(cohort.samples)), steps, budget)
+
+
+class Validator:
+    """Scores a network on the validation images. With a frozen base, features are kept."""
+
+    def __init__(self, cohort: Cohort, model: nn.Module, settings: TrainingSettings) -> None:
+        self._mean, self._std = PIXEL_STATISTICS[settings.model.name]
+        self._images = torch.from_numpy(cohort.images)
+        self._labels = labels_of(cohort.samples)
+        self._features: Tensor | None = None
+        if trains_head_only(model):
+            self._features = features_of(model, self._images, self._mean, self._std)
+
+    def score(self, model: nn.Module) -> tuple[float, float]:
+        """Return mean cross-entropy and macro AUC.
+
+        Raises:
+            DivergedError: the network puts out something that is not a number.
+        """
+        model.eval()
+        with torch.no_grad():
+            if self._features is not None:
+                logits = model.get_submodule("head")(self._features)
+            else:
+                parts = [
+                    model((part.float() / 255.0 - self._mean) / self._std)
+                    for part in torch.split(self._images, 32)
+                ]
+                logits = torch.cat(parts)
+            loss = float(functional.cross_entropy(logits, torch.from_numpy(self._labels)))
+        if not math.isfinite(loss):
+            raise DivergedError(
+                "the averaged network puts out values that are not finite; lower "
+                "training.learning_rate and train anew. The checkpoint is that of the round before"
+            )
+        return loss, macro_auc(softmax(logits.numpy()), self._labels)
+
+
+def run(
+    settings: TrainingSettings,
+    intake: Intake,
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Report = print,
+    sites: list[Site] | None = None,
+) -> Outcome:
+    """Train; `folder` gets a checkpoint and a log after every round.
+
+    `sites` replaces those that `build_sites` makes. An interruption loses the round it falls into
+    and nothing before it: call again with `resume`.
+
+    Raises:
+        TrainingError: see the messages; rounds that are done are in the checkpoint.
+    """
+    torch.set_num_threads(settings.threads)
+    model = build_network(settings)
+    fingerprint = f"{settings.digest()}/{intake.fingerprint()}"
+    initial = weights_of(model)
+    progress = Progress(initial, initial)
+    if resume:
+        progress = checkpoint.load(folder, fingerprint)
+        load_weights(model, progress.weights)
+        report(f"resumed after round {len(progress.records)}")
+    elif (folder / checkpoint.FILE).exists():
+        raise SettingsError(
+            f"{folder / checkpoint.FILE} is there already; add --resume to go on with it, or "
+            "choose another folder"
+        )
+    validator = Validator(intake.validation, model, settings)
+    everyone = build_sites(settings, intake.training) if sites is None else sites
+    runner = RoundRunner(
+        settings.federation_or_default(),
+        [site.name for site in everyone],
+        settings.training.rounds,
+    )
+    stopped = "all rounds done"
+    for number in range(len(progress.records), settings.training.rounds):
+        active = [site for site in everyone if site.name not in progress.retired]
+        reason = _reason_to_stop(settings, progress, len(active))
+        if reason:
+            stopped = reason
+            break
+        started = time.monotonic()
+        try:
+            result = runner.run(number, active, model, progress.weights)
+        except TooFewSitesError as error:
+            if not error.spent:
+                raise
+            progress.retired += error.spent
+            stopped = f"the privacy budget of {', '.join(error.spent)} is spent"
+            break
+        load_weights(model, result.weights)
+        loss, auc = validator.score(model)
+        record = _record(number + 1, result, loss, auc, time.monotonic() - started)
+        progress.weights = dict(result.weights)
+        progress.records.append(record)
+        progress.retired += result.spent
+        if auc > progress.best_auc:
+            progress.best, progress.best_round = dict(result.weights), number + 1
+            progress.best_auc = auc
+        checkpoint.save(folder, progress, fingerprint)
+        _write_log(folder, settings, progress)
+        report(_line(record, settings.training.rounds))
+    load_weights(model, progress.best)
+    model.eval()
+    return Outcome(model, progress, stopped)
+
+
+def _reason_to_stop(settings: TrainingSettings, progress: Progress, active: int) -> str:
+    """Why there is no next round, or nothing."""
+    patience = settings.training.patience
+    if patience and len(progress.records) - progress.best_round >= patience:
+        return f"no better validation AUC for {patience} rounds"
+    secure = settings.mode == "federated" and settings.federation_or_default().secure_aggregation
+    needed = 3 if secure else 1
+    if active < needed:
+        return f"the privacy budget of {', '.join(progress.retired)} is spent"
+    return ""
+
+
+def _record(
+    number: int, result: RoundResult, loss: float, auc: float, seconds: float
+) -> RoundRecord:
+    losses = [metrics["loss"] for metrics in result.metrics.values() if "loss" in metrics]
+    return RoundRecord(
+        number=number,
+        loss=float(np.mean(losses)) if losses else None,
+        validation_loss=loss,
+        validation_auc=auc,
+        samples=result.samples,
+        seconds=seconds,
+        sites=list(result.sites),
+        lost=list(result.lost),
+        spent=list(result.spent),
+        metrics=result.metrics,
+    )
+
+
+def _line(record: RoundRecord, rounds: int) -> str:
+    parts = [f"round {record.number}/{rounds}"]
+    if record.loss is not None:
+        parts.append(f"loss {record.loss:.4f}")
+    parts.append(f"validation loss {record.validation_loss:.4f} AUC {record.validation_auc:.4f}")
+    epsilons = [
+        f"{name} {metrics['epsilon_prv']:.2f} (RDP {metrics['epsilon_rdp']:.2f})"
+        for name, metrics in sorted(record.metrics.items())
+        if "epsilon_prv" in metrics
+    ]
+    if epsilons:
+        parts.append(f"epsilon {', '.join(epsilons)}")
+    parts += [f"lost {name}" for name in record.lost]
+    parts += [f"budget of {name} spent" for name in record.spent]
+    parts.append(f"{record.seconds:.1f} s")
+    return "  ".join(parts)
+
+
+def _write_log(folder: Path, settings: TrainingSettings, progress: Progress) -> None:
+    content = {
+        "settings": settings.model_dump(mode="json"),
+        "best_round": progress.best_round,
+        "best_validation_auc": progress.best_auc,
+        "rounds": [asdict(record) for record in progress.records],
+    }
+    text = json.dumps(content, indent=1, allow_nan=False)
+    write_atomically(folder / LOG_FILE, (text + "\n").encode())

@@ -1,0 +1,111 @@
+"""From a folder in the published layout to checked training and validation images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.config import DataSettings
+from training.data import CLASSES, DataError, Sample, index_folder, load_images, split_by_patient
+from training.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Samples and their images, uint8 [n, 1, h, w], in the same order."""
+
+    samples: tuple[Sample, ...]
+    images: NDArray[np.uint8]
+
+    def select(self, wanted: Sequence[Sample]) -> Cohort:
+        """The part that belongs to some of the samples."""
+        place = {sample.path: number for number, sample in enumerate(self.samples)}
+        chosen = [place[sample.path] for sample in wanted if sample.path in place]
+        return Cohort(tuple(self.samples[number] for number in chosen), self.images[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What a run trains and validates on, and the messages about images that were left out."""
+
+    training: Cohort
+    validation: Cohort
+    skipped: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """SHA-256, hexadecimal, of names and pixels: a resumed run must have the same."""
+        hasher = hashlib.sha256()
+        for cohort in (self.training, self.validation):
+            for sample in cohort.samples:
+                hasher.update(f"{sample.path.parent.name}/{sample.path.name}\n".encode())
+            hasher.update(np.ascontiguousarray(cohort.images).data)
+        return hasher.hexdigest()
+
+
+def find_root(folder: Path) -> Path:
+    """Return the folder with train/ in it: `folder`, or chest_xray/ inside, as archives have it.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    for root in (folder, folder / "chest_xray"):
+        if (root / "train").is_dir():
+            return root
+    raise SettingsError(
+        f"there is no folder {folder / 'train'}; pass the folder that holds train/NORMAL and "
+        "train/PNEUMONIA, as the archive of the data set unpacks to"
+    )
+
+
+def read_folder(folder: Path, settings: DataSettings, seed: int) -> Intake:
+    """Index, cut by patient and read. The test folder is not touched.
+
+    Raises:
+        SettingsError: a folder is missing or empty, a class is empty, or an image is unreadable
+            and to be refused.
+    """
+    root = find_root(folder)
+    try:
+        samples = index_folder(root / "train")
+    except DataError as error:
+        raise SettingsError(str(error)) from error
+    cohort, skipped = read_images(samples, settings)
+    training, validation = split_by_patient(cohort.samples, settings.validation_fraction, seed)
+    for part, title in ((training, "train on"), (validation, "validate on")):
+        counts = Counter(sample.label for sample in part)
+        empty = [title for label, title in enumerate(CLASSES) if not counts[label]]
+        if empty:
+            raise SettingsError(
+                f"no image of class {', '.join(empty)} to {title} in {root / 'train'}; every class "
+                "needs several patients"
+            )
+    return Intake(cohort.select(training), cohort.select(validation), tuple(skipped))
+
+
+def read_images(samples: Sequence[Sample], settings: DataSettings) -> tuple[Cohort, list[str]]:
+    """Read images; return those that can be read and one message for each that cannot.
+
+    Raises:
+        SettingsError: an image is unreadable and `settings.unreadable` is "refuse".
+    """
+    kept: list[Sample] = []
+    images: list[NDArray[np.uint8]] = []
+    skipped: list[str] = []
+    for sample in samples:
+        try:
+            images.append(load_images([sample], settings.image_size))
+        except DataError as error:
+            if settings.unreadable == "refuse":
+                raise SettingsError(f'{error}; or set data.unreadable = "skip"') from error
+            skipped.append(str(error))
+        else:
+            kept.append(sample)
+    size = settings.image_size
+    empty = np.empty((0, 1, size, size), dtype=np.uint8)
+    return Cohort(tuple(kept), np.concatenate(images) if images else empty), skipped

@@ -1,0 +1,181 @@
+"""The plain site step: SGD on one site's images, without privacy of its own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.augment import augment
+from training.config import OptimiserSettings, TrainingSettings
+from training.dp import trains_head_only
+from training.errors import DivergedError, SettingsError
+from training.networks import PIXEL_STATISTICS
+from training.site import (
+    SiteUpdate,
+    Weights,
+    load_weights,
+    round_generator,
+    set_training_mode,
+    update_since,
+)
+from training.train import class_weights
+
+
+class LocalSite:
+    """A site with images, uint8 [n, 1, h, w], and labels, int64 [n], of `classes` classes.
+
+    Raises:
+        SettingsError: it has no images, or images and labels do not go together.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        classes: int,
+        settings: TrainingSettings,
+    ) -> None:
+        if len(images) == 0 or len(images) != len(labels):
+            raise SettingsError(
+                f"site {name!r} has {len(images)} images and {len(labels)} labels; it needs at "
+                "least one image, and a label for each"
+            )
+        self.name = name
+        self.samples = len(images)
+        self._images = torch.from_numpy(images)
+        self._labels = torch.from_numpy(labels)
+        self._classes = classes
+        self._settings = settings
+        self._mean, self._std = PIXEL_STATISTICS[settings.model.name]
+        self._features: Tensor | None = None
+        self._number = 0
+        weights = class_weights(labels, classes) if settings.training.class_weights else None
+        self._loss = nn.CrossEntropyLoss(
+            weight=weights, label_smoothing=settings.training.label_smoothing
+        )
+
+    @property
+    def steps(self) -> int:
+        """Steps in a round."""
+        wanted = self._settings.training.local_steps
+        return wanted or math.ceil(self.samples / self._settings.training.batch_size)
+
+    def begin(self, number: int, rounds: int) -> None:
+        """Name the round whose step comes next."""
+        self._number = number
+
+    def step(self, model: nn.Module, weights: Weights) -> SiteUpdate:
+        """Train from `weights` for a round; the result depends on seed, site and round alone.
+
+        Raises:
+            DivergedError: the loss or a weight is not finite.
+        """
+        load_weights(model, weights)
+        settings = self._settings.training
+        generator = round_generator(self._settings.seed, self.name, self._number)
+        trained = self._trained_part(model)
+        set_training_mode(model)
+        trainable: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trainable if p.ndim > 1]},
+            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.SGD(
+            groups,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.momentum > 0.0,
+        )
+        losses: list[float] = []
+        batches: list[Tensor] = []
+        for number in range(self.steps):
+            if not batches:
+                order = torch.randperm(self.samples, generator=generator)
+                batches = list(torch.split(order, settings.batch_size))
+            chosen = batches.pop()
+            progress = (self._number + number / self.steps) / settings.rounds
+            for group in optimiser.param_groups:
+                group["lr"] = rate_at(progress, settings)
+            images, targets = self._batch(chosen, generator)
+            loss = self._loss(trained(images), targets)
+            value = float(loss.item())
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the loss of site {self.name!r} is {value} in round {self._number + 1}, step "
+                    f"{number + 1}; lower training.learning_rate and resume from the checkpoint"
+                )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(value)
+        metrics = {"loss": float(np.mean(losses))}
+        return update_since(weights, model, self.samples, metrics, self.name)
+
+    def _trained_part(self, model: nn.Module) -> nn.Module:
+        """The module that takes what `_batch` makes: with a frozen base, its head alone.
+
+        The features are then computed once, which they can be as long as images do not change.
+        """
+        if not keeps_features(model, self._settings):
+            return model
+        if self._features is None:
+            self._features = features_of(model, self._images, self._mean, self._std)
+        return model.get_submodule("head")
+
+    def _batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return changed, normalised images, float [b, 1, h, w], and class shares [b, c]."""
+        changes = self._settings.augmentation
+        targets = functional.one_hot(self._labels[chosen], self._classes).float()
+        if self._features is not None:
+            return self._features[chosen], targets
+        images = self._images[chosen].float() / 255.0
+        affine = changes.affine()
+        if any(getattr(affine, name) for name in affine.__slots__):
+            images = augment(images, affine, generator)
+        if changes.noise:
+            images = images + changes.noise * torch.randn(images.shape, generator=generator)
+        if changes.mixup:
+            # Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, figure 1.
+            seed = int(torch.randint(2**31, (1,), generator=generator))
+            share = float(np.random.default_rng(seed).beta(changes.mixup, changes.mixup))
+            other = torch.randperm(len(chosen), generator=generator)
+            images = share * images + (1.0 - share) * images[other]
+            targets = share * targets + (1.0 - share) * targets[other]
+        return (images - self._mean) / self._std, targets
+
+
+def keeps_features(model: nn.Module, settings: TrainingSettings) -> bool:
+    """Whether features of the images can be computed once for all rounds."""
+    return trains_head_only(model) and not any(settings.augmentation.model_dump().values())
+
+
+def features_of(
+    model: nn.Module, images: Tensor, mean: float, std: float, batch: int = 32
+) -> Tensor:
+    """Features, float [n, d], of uint8 images [n, 1, h, w], by a network that has `features`."""
+    features = getattr(model, "features")  # noqa: B009 (nn.Module types it as a tensor)
+    model.eval()
+    with torch.no_grad():
+        parts = [
+            features((part.float() / 255.0 - mean) / std) for part in torch.split(images, batch)
+        ]
+    joined: Tensor = torch.cat(parts)
+    return joined
+
+
+def rate_at(progress: float, settings: OptimiserSettings) -> float:
+    """Linear warm-up, then constant or a half cosine to zero; `progress` runs from 0 to 1."""
+    if progress < settings.warm_up:
+        return settings.learning_rate * max(progress, 1e-3) / settings.warm_up
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    cooled = (progress - settings.warm_up) / (1.0 - settings.warm_up)
+    return settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * cooled))
