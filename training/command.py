@@ -1,26 +1,24 @@
-"""What `radiopaque train` does: read, estimate, train, draw, export."""
+"""What `radiopaque train` does: read, estimate, train, draw, export.
+
+Exit codes are those of `radiopaque`: 2 configuration and data, 7 a limit (a privacy budget), 1 for
+other failures of training, 130 interrupted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from training.config import load_settings
-from training.curves import draw
-from training.errors import TrainingError
-from training.estimate import describe_seconds, estimate_seconds
-from training.evaluate import normalise
-from training.export import ExportError, export
-from training.federated import build_sites, run
-from training.intake import read_folder
-from training.networks import PIXEL_STATISTICS, export_ready
-from training.partition import describe
+from training.errors import BudgetSpentError, CheckpointError, SettingsError, TrainingError
 
 ONNX_FILE = "model.onnx"
 CURVES_FILE = "curves.png"
+_NEEDED = ("torch", "opacus", "matplotlib", "pydantic", "cryptography", "onnx", "onnxruntime")
 _SHOWN_SKIPPED = 5
 _EXPORT_CHECK_IMAGES = 16
 
@@ -45,6 +43,16 @@ def train(request: Request, report: Report = print) -> Result:
     Raises:
         TrainingError: see the message; a checkpoint of finished rounds is kept.
     """
+    from training.config import load_settings
+    from training.curves import draw
+    from training.estimate import describe_seconds, estimate_seconds
+    from training.evaluate import normalise
+    from training.export import ExportError, export
+    from training.federated import build_sites, run
+    from training.intake import read_folder
+    from training.networks import PIXEL_STATISTICS, export_ready
+    from training.partition import describe
+
     settings = load_settings(request.config)
     intake = read_folder(request.data, settings.data, settings.seed)
     for message in intake.skipped[:_SHOWN_SKIPPED]:
@@ -82,7 +90,7 @@ def train(request: Request, report: Report = print) -> Result:
     mean, std = PIXEL_STATISTICS[settings.model.name]
     pixels = normalise(intake.validation.images[:_EXPORT_CHECK_IMAGES], mean, std)
     try:
-        export(export_ready(outcome.model), pixels.astype(np.float32), request.output / ONNX_FILE)
+        export(export_ready(outcome.model), pixels, request.output / ONNX_FILE)
     except ExportError as error:
         raise TrainingError(f"the network cannot be exported: {error}") from error
     report(
@@ -96,3 +104,59 @@ def train(request: Request, report: Report = print) -> Result:
         "best_validation_auc": progress.best_auc,
         "stopped": outcome.stopped,
     }
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `radiopaque train`."""
+    parser = argparse.ArgumentParser(
+        prog="radiopaque train",
+        description=(
+            "Train on one folder, alone or as several sites, with or without differential privacy. "
+            "Writes model.onnx, log.json, curves.png and checkpoint.pt; interrupt it at any time."
+        ),
+        epilog=(
+            "JSON keys: output, rounds, best_round, best_validation_auc, stopped, "
+            "estimate_seconds, skipped_images."
+        ),
+    )
+    add = parser.add_argument
+    add("--config", type=Path, required=True, help="TOML file; see examples/ and docs/training.md")
+    add("--data", type=Path, required=True, help="folder that holds train/NORMAL and the like")
+    add("--output", type=Path, default=Path("runs/model"), help="folder (default: %(default)s)")
+    add("--resume", action="store_true", help="go on after the last finished round")
+    add("--estimate", action="store_true", help="say how long it would take, and stop")
+    add("--json", action="store_true", help="print one JSON object at the end, the rest on stderr")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options = build_parser().parse_args(arguments)
+    stream = sys.stderr if options.json else sys.stdout
+    request = Request(
+        options.config, options.data, options.output, options.resume, options.estimate
+    )
+    try:
+        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            raise SettingsError(
+                f"training needs {', '.join(missing)}; install it with: "
+                "pip install 'radiopaque[training]'"
+            )
+        result = train(request, lambda line: print(line, file=stream, flush=True))
+    except TrainingError as error:
+        if options.json:
+            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if isinstance(error, BudgetSpentError):
+            return 7
+        return 2 if isinstance(error, SettingsError | CheckpointError) else 1
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

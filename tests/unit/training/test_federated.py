@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,26 +137,20 @@ def test_the_mean_is_weighted_by_samples(folder: Path) -> None:
     assert np.abs(before + weighted / result.samples - after).max() <= 1e-6
 
 
-def test_the_sites_learn(folder: Path, tmp_path: Path) -> None:
-    settings = settings_of(training={"rounds": 8, "local_steps": 8})
-    lines: list[str] = []
-    outcome = federated.run(settings, read(folder, settings), tmp_path, report=lines.append)
-    assert outcome.progress.best_auc >= 0.95
-    assert len(lines) == 8
-    assert "AUC" in lines[-1]
-    log = json.loads((tmp_path / federated.LOG_FILE).read_text())
-    assert len(log["rounds"]) == 8
-    assert log["best_validation_auc"] == outcome.progress.best_auc
-
-
-def test_the_best_round_by_validation_is_kept(folder: Path, tmp_path: Path) -> None:
+def test_the_sites_learn_and_the_best_round_is_kept(folder: Path, tmp_path: Path) -> None:
     settings = settings_of(training={"rounds": 6, "local_steps": 8})
-    outcome = federated.run(settings, read(folder, settings), tmp_path, report=lambda line: None)
+    intake = read(folder, settings)
+    lines: list[str] = []
+    outcome = federated.run(settings, intake, tmp_path, report=lines.append)
     areas = [record.validation_auc for record in outcome.progress.records]
-    assert outcome.progress.best_auc == max(areas)
+    assert outcome.progress.best_auc == max(areas) >= 0.95
     assert outcome.progress.best_round == areas.index(max(areas)) + 1
-    validator = federated.Validator(read(folder, settings).validation, outcome.model, settings)
+    validator = federated.Validator(intake.validation, outcome.model, settings)
     assert validator.score(outcome.model)[1] == max(areas)
+    assert len(lines) == 6
+    log = json.loads((tmp_path / federated.LOG_FILE).read_text())
+    assert len(log["rounds"]) == 6
+    assert log["best_validation_auc"] == outcome.progress.best_auc
 
 
 class Breaking:
@@ -590,3 +586,40 @@ def test_the_command_trains_resumes_and_exports(
     assert any(line.startswith("about ") for line in lines)
     assert any(line.startswith("site-3: ") for line in lines)
     assert math.isfinite(float(result["best_validation_auc"]))  # type: ignore[arg-type]
+
+
+def radiopaque(*words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "radiopaque.cli.main", "train", *words]
+    script = f"from radiopaque.cli.main import main; main({line[3:]!r})"
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_line_explains_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG)
+    done = radiopaque("--config", str(config), "--data", str(tmp_path / "none"), "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"] == "SettingsError"
+    assert "holds train/NORMAL" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "--resume" in radiopaque("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(BudgetSpentError("b"), 7), (DivergedError("d"), 1), (CheckpointError("c"), 2)],
+)
+def test_exit_codes(
+    error: Exception,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*rest: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(command, "train", fail)
+    assert command.main(["--config", "a", "--data", "b"]) == code
+    assert capsys.readouterr().err == f"{type(error).__name__}: {error}\n"
