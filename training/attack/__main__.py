@@ -72,12 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run an attack; return the exit code."""
     options = build_parser().parse_args(arguments)
     try:
-        import torch
-
-        torch.set_num_threads(options.threads)
-        report, pictures, failures = (
-            _inversion(options) if options.kind == "inversion" else _audit(options)
-        )
+        samples = index_folder(options.images)
+        attack = _inversion if options.kind == "inversion" else _audit
+        report, pictures, failures = attack(options, samples)
     except ModuleNotFoundError as error:
         print(
             f"error: {error.name} is missing; install the extra with "
@@ -108,20 +105,24 @@ PRIVACY = ("noise_multiplier", "clip_norm")
 Report = dict[str, object]
 
 
-def _inversion(options: argparse.Namespace) -> tuple[Report, dict[str, bytes], list[str]]:
+def _inversion(
+    options: argparse.Namespace, samples: Sequence[Sample]
+) -> tuple[Report, dict[str, bytes], list[str]]:
     from dataclasses import asdict, replace
+
+    import torch
 
     from training.attack.pictures import side_by_side
     from training.attack.scenario import ScenarioSettings, problems, run_scenario, sum_of
 
+    torch.set_num_threads(options.threads)
     chosen = _given(options, "sites", "attacked", "sums", "size", "width", *PRIVACY)
     if options.per_site is not None:
         chosen["images_per_site"] = options.per_site
     settings = ScenarioSettings()
     effort = replace(settings.inversion, **_given(options, "iterations", "seed"))
     settings = replace(settings, inversion=effort, **chosen)
-    samples = _alternating(index_folder(options.images))
-    images, labels = _pixels(samples, settings.size)
+    images, labels = _pixels(_alternating(samples), settings.size)
     mean_image = None
     if options.background is not None:
         others = index_folder(options.background)
@@ -142,15 +143,20 @@ def _inversion(options: argparse.Namespace) -> tuple[Report, dict[str, bytes], l
     return report, {"inversion.png": side_by_side(columns, captions)}, problems(outcomes)
 
 
-def _audit(options: argparse.Namespace) -> tuple[Report, dict[str, bytes], list[str]]:
+def _audit(
+    options: argparse.Namespace, samples: Sequence[Sample]
+) -> tuple[Report, dict[str, bytes], list[str]]:
     from dataclasses import asdict
+
+    import torch
 
     from training.attack.audit import REAL_SIZE, AuditSettings, problems, run_audit
     from training.attack.steps import calibrate, private_site
 
+    torch.set_num_threads(options.threads)
     names = ("canaries", "guesses", "epsilon", "delta", "sample_rate", "steps", "confidence")
     settings = AuditSettings(**_given(options, *names))
-    images, labels = _pixels(index_folder(options.images), REAL_SIZE)
+    images, labels = _pixels(samples, REAL_SIZE)
     noise_multiplier, nominal = calibrate(settings)
     results = {}
     for name, noise in (("private", noise_multiplier), ("noise left out", 0.0)):

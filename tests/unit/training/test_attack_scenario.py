@@ -44,7 +44,7 @@ SETTINGS = ScenarioSettings(
     sums=(3,),
     size=SIZE,
     priors=(0.03,),
-    inversion=InversionSettings(iterations=250),
+    inversion=InversionSettings(iterations=160),
 )
 
 
@@ -228,12 +228,3 @@ def test_radiopaque_attack_is_the_same_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert str(missing) in done.stderr
-    helped = subprocess.run(
-        [sys.executable, "-m", "radiopaque", "attack", "--help"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "inversion" in helped.stdout
-    assert "audit" in helped.stdout
