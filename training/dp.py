@@ -38,7 +38,8 @@ class PrivacySettings:
     """How a site trains. All of it is public, and chosen without looking at the site's images.
 
     `steps` are those of one round. `physical_batch` bounds memory and changes nothing else.
-    `class_weights` multiply the loss of the images of a class before clipping.
+    `class_weights` multiply the loss of the images of a class before clipping. Over the last
+    `decay` of all rounds the learning rate falls towards zero, which averages the noise out.
     """
 
     noise_multiplier: float
@@ -46,6 +47,7 @@ class PrivacySettings:
     sample_rate: float
     steps: int = 1
     learning_rate: float = 0.1
+    decay: float = 0.3
     momentum: float = 0.0
     weight_decay: float = 0.0
     class_weights: tuple[float, ...] | None = None
@@ -67,6 +69,8 @@ class PrivacySettings:
         for name, value in positive.items():
             if not 0.0 < value < float("inf"):
                 raise SettingsError(f"{name} is {value}; it must be positive")
+        if not 0.0 <= self.decay <= 1.0:
+            raise SettingsError(f"decay is {self.decay}; it must lie between 0 and 1")
         if not 0.0 <= self.momentum < 1.0 or not 0.0 <= self.weight_decay < float("inf"):
             raise SettingsError(
                 f"momentum {self.momentum} or weight decay {self.weight_decay} is out of range; "
@@ -106,7 +110,7 @@ class PrivateSite:
         self._budget = budget
         self._source = SecureSource() if source is None else source
         self._features: Tensor | None = None
-        self._charged = 0
+        self._rate = settings.learning_rate
 
     @property
     def name(self) -> str:
@@ -119,7 +123,10 @@ class PrivateSite:
         return len(self._labels)
 
     def begin(self, number: int, rounds: int) -> None:
-        """Nothing depends on the number of the round."""
+        """Set the learning rate of round `number` of `rounds`, counted from 0."""
+        falling = self._settings.decay * rounds
+        share = min(1.0, (rounds - number) / falling) if falling > 0.0 else 1.0
+        self._rate = self._settings.learning_rate * max(0.0, share)
 
     def step(self, model: nn.Module, weights: Weights) -> SiteUpdate:
         """Train `settings.steps` private steps from `weights`; return the change.
@@ -141,7 +148,7 @@ class PrivateSite:
         parameters = [value for value in trained.parameters() if value.requires_grad]
         optimiser = torch.optim.SGD(
             parameters,
-            lr=settings.learning_rate,
+            lr=self._rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )

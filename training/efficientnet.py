@@ -30,6 +30,11 @@ WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 # What the weights were trained with: (value - 127) / 128 of 8-bit grey levels.
 PIXEL_MEAN, PIXEL_STD = 127.0 / 255.0, 128.0 / 255.0
 
+# What the norm of standardised features would be if pooling left their deviation as it is. As it
+# does not, radiographs come to about 2; the bias, whose input is 1, then takes little of a clipped
+# gradient.
+FEATURE_NORM = 6.0
+
 STEM_CHANNELS = 32
 FEATURES = 1280
 
@@ -224,7 +229,7 @@ def load_pretrained(model: EfficientNetLite0) -> None:
     model.load_state_dict(state, strict=False)
     mean, deviation = _public_moments(model)
     model.head.mean.copy_(mean)
-    model.head.scale.copy_(1.0 / (deviation.clamp_min(1e-3) * mean.numel() ** 0.5))
+    model.head.scale.copy_(FEATURE_NORM / (deviation.clamp_min(1e-3) * mean.numel() ** 0.5))
 
 
 def _public_moments(model: EfficientNetLite0) -> tuple[Tensor, Tensor]:

@@ -134,6 +134,18 @@ def test_the_noise_has_the_deviation_that_is_accounted() -> None:
     assert stats.kstest(noise / deviation, "norm").pvalue > 1e-4
 
 
+def test_the_learning_rate_falls_over_the_last_rounds() -> None:
+    private, start = site(replace(SETTINGS, decay=0.5, noise_multiplier=50.0)), weights_of(small())
+    lengths = []
+    for number in (0, 5, 8, 9):
+        private.begin(number, 10)
+        lengths.append(float(np.linalg.norm(private.step(small(), start).delta)))
+    # Noise of 500 coordinates has a length that is known to a few per cent.
+    assert lengths[1] / lengths[0] == pytest.approx(1.0, rel=0.25)
+    assert lengths[2] / lengths[0] == pytest.approx(0.4, rel=0.25)
+    assert lengths[3] / lengths[0] == pytest.approx(0.2, rel=0.25)
+
+
 def test_every_step_has_its_own_noise_and_batch() -> None:
     start = weights_of(small())
     private = site(SETTINGS)
@@ -254,6 +266,7 @@ def test_nothing_to_train_and_nothing_to_train_on_are_refused() -> None:
         {"noise_multiplier": -1.0},
         {"sample_rate": 0.0},
         {"steps": 0},
+        {"decay": 1.5},
         {"momentum": 1.0},
         {"weight_decay": -1.0},
         {"learning_rate": float("inf")},
