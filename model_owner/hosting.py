@@ -76,10 +76,9 @@ class Hosted:
 
 
 def version_key(version: str) -> list[tuple[int, str]]:
-    """Orders 1.10 after 1.9."""
-    return [
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"[.+-]", version)
-    ]
+    """Orders 1.10 after 1.9, and 1.0 after 1.0-rc1."""
+    parts = re.split(r"[.+-]", version)
+    return [*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), (0, "")]
 
 
 def _load(path: Path, name: str | None, version: str | None) -> HostedModel:

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from radiopaque.certificates import DEFAULT_HOSTS, Role, init_directory, issue
+from radiopaque.files import make_private_directory
 
 
 def register(application: typer.Typer) -> None:
@@ -37,5 +38,6 @@ def _issue(
     host: list[str] = typer.Option(list(DEFAULT_HOSTS), help="DNS name or address; repeatable."),
 ) -> None:
     """Issue one more certificate."""
+    make_private_directory(output)
     files = issue(directory, role, name, host, output)
     print(f"{role}: {files.certificate}, {files.key}")
