@@ -20,7 +20,7 @@ from training.errors import (
 from training.secagg import Aggregate, Aggregator, Context, Participant, default_threshold
 from training.secagg import participant as participant_module
 from training.secagg.context import HEADER_BYTES, Kind, seal
-from training.secagg.masks import add_mask, decode, encode
+from training.secagg.masks import add_mask, decode, encode, self_key
 
 LENGTH = 300
 PHASES = ("keys", "shares", "masked", "survivors", "unmask")
@@ -170,6 +170,11 @@ def test_a_single_masked_update_is_uniform(value: float, monkeypatch: pytest.Mon
     assert uniformity(encode(context, update, 100)) > 1000
     for vector in vectors.values():
         assert uniformity(vector) < 5
+    # The aggregator opens the own masks at the end: the pairwise ones must hide as much alone.
+    for index, (name, vector) in enumerate(vectors.items()):
+        opened = vector.copy()
+        add_mask(opened, self_key(context, sites[name]._seed, index), subtract=True)
+        assert uniformity(opened) < 5
     # Pairwise masks alone would cancel here; the own masks keep even the sum uniform.
     assert uniformity(np.sum(list(vectors.values()), axis=0, dtype=np.uint64)) < 5
     seeds = [sites[name]._seed for name in sites]
