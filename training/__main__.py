@@ -1,6 +1,6 @@
 """Train, export, measure and describe the pneumonia model.
 
-python -m training --data ../shared/data/chest_xray --output models/pneumonia-resnet18
+python -m training --data chest_xray --output models/pneumonia-resnet18
 """
 
 from __future__ import annotations

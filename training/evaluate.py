@@ -1,6 +1,6 @@
 """Evaluation of a shipped model folder on a class folder, with onnxruntime: what users will run.
 
-python -m training.evaluate models/pneumonia-resnet18 ../shared/data/chest_xray/test
+python -m training.evaluate models/pneumonia-resnet18 chest_xray/test
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Make `samples/`: a few images of the data set as they are, and a few as DICOM files.
 
-    python -m training.make_samples --data ../shared/data --output samples
+    python -m training.make_samples --data data --output samples
 
 `--data` holds `chest_xray/test`, `originals` (the same set at original size) and `dicom`. Which
 images are taken follows from sorted names alone, so no model had a say in it. Runs are repeatable:
