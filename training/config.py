@@ -35,10 +35,23 @@ class ModelSettings(_Section):
     options: dict[str, bool | int | float | str | list[int]] = Field(default_factory=dict)
 
 
+class Stage(_Section):
+    """So many rounds on images of `size` x `size` pixels."""
+
+    size: Annotated[int, Field(ge=16, le=1024)]
+    rounds: Positive
+
+
 class OptimiserSettings(_Section):
-    """SGD with momentum on each site; momentum starts anew every round."""
+    """SGD with momentum on each site; momentum starts anew every round.
+
+    Biases and the parameters of norms are not decayed. Progressive image sizes (`stages`) are those
+    of Howard, "fast.ai DAWNBench", 2018: most rounds are cheap ones on smaller images.
+    """
 
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 30
+    stages: tuple[Stage, ...] = ()
+    """Sizes of the images in turn, the last one `data.image_size`; none means that size only."""
     local_steps: Annotated[int, Field(ge=0)] = 0
     """Steps of a site in a round; 0 means once through its images."""
     batch_size: Positive = 32
@@ -46,11 +59,25 @@ class OptimiserSettings(_Section):
     schedule: Literal["constant", "cosine"] = "cosine"
     warm_up: Share = 0.1
     momentum: Share = 0.9
+    nesterov: bool = True
     weight_decay: Annotated[float, Field(ge=0.0)] = 5e-4
     label_smoothing: Share = 0.0
     class_weights: bool = True
+    max_gradient_norm: Annotated[float, Field(ge=0.0)] = 0.0
+    """Longer gradients of a batch are cut to this length; 0 cuts none."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the products in training; weights, sums and validation are float32 either way."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Rounds without a better validation AUC after which training stops; 0 means never."""
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimiserSettings:
+        total = sum(stage.rounds for stage in self.stages)
+        if self.stages and total != self.rounds:
+            raise ValueError(f"the stages have {total} rounds in all; set rounds = {total}")
+        if self.nesterov and "nesterov" in self.model_fields_set and not self.momentum:
+            raise ValueError("nesterov has no effect without momentum; take it out")
+        return self
 
 
 class AugmentationSettings(_Section):
@@ -125,8 +152,22 @@ class PrivacySettings(_Section):
         return self.model_copy(update=own)
 
 
+# On maps of a single pixel, the bfloat16 gradient of a convolution with stride 2 contains memory
+# that was never written (torch 2.13 with oneDNN): it is now and then not a number.
+_SMALLEST_BFLOAT16 = 32
+
 # What DP-SGD does not do, so that nobody believes it did.
-_NOT_PRIVATE = ("batch_size", "schedule", "warm_up", "label_smoothing", "class_weights")
+_NOT_PRIVATE = (
+    "batch_size",
+    "stages",
+    "schedule",
+    "warm_up",
+    "nesterov",
+    "label_smoothing",
+    "class_weights",
+    "max_gradient_norm",
+    "precision",
+)
 
 
 class TrainingSettings(_Section):
@@ -146,6 +187,18 @@ class TrainingSettings(_Section):
     def _check(self) -> TrainingSettings:
         if self.mode == "local" and self.federation is not None:
             raise ValueError('[federation] has no effect in mode = "local"; take it out')
+        size = self.data.image_size
+        if self.stages[-1].size != size:
+            raise ValueError(
+                f"training.stages ends with {self.stages[-1].size} pixels, data.image_size is "
+                f"{size}; both say what the network is for, make them equal"
+            )
+        smallest = min(stage.size for stage in self.stages)
+        if self.training.precision == "bfloat16" and smallest < _SMALLEST_BFLOAT16:
+            raise ValueError(
+                f'images of {smallest} pixels cannot be trained on with precision = "bfloat16"; '
+                f'the least is {_SMALLEST_BFLOAT16}, or take "float32"'
+            )
         if self.privacy is not None:
             self._check_privacy(self.privacy)
         return self
@@ -171,6 +224,20 @@ class TrainingSettings(_Section):
     def site_count(self) -> int:
         """Sites that train: one in local mode."""
         return self.federation_or_default().sites if self.mode == "federated" else 1
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Sizes of the images in turn, with their rounds; at least one."""
+        settings = self.training
+        return settings.stages or (Stage(size=self.data.image_size, rounds=settings.rounds),)
+
+    def size_in(self, number: int) -> int:
+        """Height and width of the images in a round, counted from 0."""
+        for stage in self.stages:
+            if number < stage.rounds:
+                return stage.size
+            number -= stage.rounds
+        return self.data.image_size
 
     def federation_or_default(self) -> FederationSettings:
         """The section, or its defaults."""

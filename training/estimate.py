@@ -15,7 +15,7 @@ from training.dp import PrivacySettings as PrivateSteps
 from training.dp import PrivateSite, trains_head_only
 from training.federated import build_network
 from training.intake import Cohort, Intake
-from training.local import LocalSite, features_of, keeps_features
+from training.local import LocalSite, features_of, keeps_features, scaled
 from training.networks import PIXEL_STATISTICS
 from training.secagg.masks import add_mask
 from training.site import Site, weights_of
@@ -26,23 +26,26 @@ _PROBE_ELEMENTS = 1 << 20
 def estimate_seconds(settings: TrainingSettings, intake: Intake) -> float:
     """Return the seconds that all rounds take on this machine, early stopping left out.
 
-    One step of training, a batch of validation and a mask are timed. Nothing is charged to a
-    privacy budget: the private step is tried without a file, and its result thrown away.
+    One step of training and a batch of validation at every size of images, and a mask, are timed.
+    Nothing is charged to a privacy budget: the private step is tried without a file, and its
+    result thrown away.
     """
     torch.set_num_threads(settings.threads)
     model = build_network(settings)
     weights = weights_of(model)
     private = settings.privacy is not None
     cached = trains_head_only(model) if private else keeps_features(model, settings)
-    step = _seconds_of_step(settings, intake.training)
     training, validation = len(intake.training.samples), len(intake.validation.samples)
     rounds, sites = settings.training.rounds, settings.site_count
     steps = settings.training.local_steps * sites or math.ceil(
         training / settings.training.batch_size
     )
-    total = rounds * steps * step
-    forward = _seconds_of_image(settings, intake.validation)
-    total += forward * (training + validation if cached else rounds * validation)
+    total, first = 0.0, 0
+    for stage in settings.stages:
+        total += stage.rounds * steps * _seconds_of_step(settings, intake.training, first)
+        forward = _seconds_of_image(settings, intake.validation, stage.size)
+        total += forward * (training + validation if cached else stage.rounds * validation)
+        first += stage.rounds
     if settings.mode == "federated" and settings.federation_or_default().secure_aggregation:
         length = sum(tensor.numel() for tensor in weights.values())
         # Each site masks once for itself and once for each other; the own masks are taken off.
@@ -59,12 +62,12 @@ def describe_seconds(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _seconds_of_step(settings: TrainingSettings, cohort: Cohort) -> float:
-    """Time the second of two steps; the first one warms up, and computes features to keep."""
+def _seconds_of_step(settings: TrainingSettings, cohort: Cohort, number: int) -> float:
+    """Time the second of two steps of a round; the first warms up, and computes what is kept."""
     model = build_network(settings)
     site = _probe(settings, cohort)
     weights = weights_of(model)
-    site.begin(0, 1)
+    site.begin(number, settings.training.rounds)
     site.step(model, weights)
     started = time.monotonic()
     site.step(model, weights)
@@ -88,10 +91,10 @@ def _probe(settings: TrainingSettings, cohort: Cohort) -> Site:
     return PrivateSite("probe", images, torch.from_numpy(labels[:count]), steps, budget)
 
 
-def _seconds_of_image(settings: TrainingSettings, cohort: Cohort) -> float:
+def _seconds_of_image(settings: TrainingSettings, cohort: Cohort, size: int) -> float:
     model = build_network(settings).eval()
     mean, std = PIXEL_STATISTICS[settings.model.name]
-    images = torch.from_numpy(cohort.images[:32])
+    images = scaled(torch.from_numpy(cohort.images[:64]), size)
     started = time.monotonic()
     if hasattr(model, "features"):
         features_of(model, images, mean, std)

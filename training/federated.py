@@ -28,7 +28,7 @@ from training.dp import PrivateSite, refuse_mixing, trains_head_only
 from training.errors import BudgetSpentError, DivergedError, SettingsError, TooFewSitesError
 from training.files import write_atomically
 from training.intake import Cohort, Intake
-from training.local import LocalSite, features_of
+from training.local import LocalSite, features_of, scaled
 from training.metrics import macro_auc, softmax
 from training.networks import PIXEL_STATISTICS, build
 from training.partition import sites_of
@@ -36,6 +36,7 @@ from training.rounds import RoundResult, RoundRunner
 from training.site import Site, load_weights, weights_of
 
 LOG_FILE = "log.json"
+_BATCH = 64
 Report = Callable[[str], None]
 
 
@@ -58,7 +59,9 @@ def build_network(settings: TrainingSettings) -> nn.Module:
     model = build(settings.model.name, **settings.model.options)
     if settings.privacy is not None:
         refuse_mixing(model)
-    return model
+        return model
+    channels_last: nn.Module = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return channels_last
 
 
 def build_sites(settings: TrainingSettings, training: Cohort) -> list[Site]:
@@ -112,16 +115,21 @@ class Validator:
         self._mean, self._std = PIXEL_STATISTICS[settings.model.name]
         self._images = torch.from_numpy(cohort.images)
         self._labels = labels_of(cohort.samples)
+        self._keeps_features = trains_head_only(model)
+        self._scaled = self._images
         self._features: Tensor | None = None
-        if trains_head_only(model):
-            self._features = features_of(model, self._images, self._mean, self._std)
 
-    def score(self, model: nn.Module) -> tuple[float, float]:
-        """Return mean cross-entropy and macro AUC.
+    def score(self, model: nn.Module, size: int | None = None) -> tuple[float, float]:
+        """Return mean cross-entropy and macro AUC on images scaled to `size`, in float32.
 
         Raises:
             DivergedError: the network puts out something that is not a number.
         """
+        wanted = size or self._images.shape[-1]
+        if self._scaled.shape[-1] != wanted:
+            self._scaled, self._features = scaled(self._images, wanted), None
+        if self._keeps_features and self._features is None:
+            self._features = features_of(model, self._scaled, self._mean, self._std)
         model.eval()
         with torch.no_grad():
             if self._features is not None:
@@ -129,7 +137,7 @@ class Validator:
             else:
                 parts = [
                     model((part.float() / 255.0 - self._mean) / self._std)
-                    for part in torch.split(self._images, 32)
+                    for part in torch.split(self._scaled, _BATCH)
                 ]
                 logits = torch.cat(parts)
             loss = float(functional.cross_entropy(logits, torch.from_numpy(self._labels)))
@@ -196,26 +204,33 @@ def run(
             stopped = f"the privacy budget of {', '.join(error.spent)} is spent"
             break
         load_weights(model, result.weights)
-        loss, auc = validator.score(model)
+        loss, auc = validator.score(model, settings.size_in(number))
         record = _record(number + 1, result, loss, auc, time.monotonic() - started)
         progress.weights = dict(result.weights)
         progress.records.append(record)
         progress.retired += result.spent
-        if auc > progress.best_auc:
+        # A network of an earlier stage is not one for the size that is exported.
+        if number >= _first_candidate(settings) and auc > progress.best_auc:
             progress.best, progress.best_round = dict(result.weights), number + 1
             progress.best_auc = auc
         checkpoint.save(folder, progress, fingerprint)
         _write_log(folder, settings, progress)
-        report(_line(record, settings.training.rounds))
+        report(_line(record, settings))
     load_weights(model, progress.best)
     model.eval()
     return Outcome(model, progress, stopped)
 
 
+def _first_candidate(settings: TrainingSettings) -> int:
+    """The first round, counted from 0, that may be the best one: where the last stage begins."""
+    return settings.training.rounds - settings.stages[-1].rounds
+
+
 def _reason_to_stop(settings: TrainingSettings, progress: Progress, active: int) -> str:
     """Why there is no next round, or nothing."""
     patience = settings.training.patience
-    if patience and len(progress.records) - progress.best_round >= patience:
+    best = max(progress.best_round, _first_candidate(settings))
+    if patience and len(progress.records) - best >= patience:
         return f"no better validation AUC for {patience} rounds"
     secure = settings.mode == "federated" and settings.federation_or_default().secure_aggregation
     needed = 3 if secure else 1
@@ -242,8 +257,10 @@ def _record(
     )
 
 
-def _line(record: RoundRecord, rounds: int) -> str:
-    parts = [f"round {record.number}/{rounds}"]
+def _line(record: RoundRecord, settings: TrainingSettings) -> str:
+    parts = [f"round {record.number}/{settings.training.rounds}"]
+    if settings.training.stages:
+        parts.append(f"{settings.size_in(record.number - 1)} px")
     if record.loss is not None:
         parts.append(f"loss {record.loss:.4f}")
     parts.append(f"validation loss {record.validation_loss:.4f} AUC {record.validation_auc:.4f}")
@@ -264,7 +281,7 @@ def _write_log(folder: Path, settings: TrainingSettings, progress: Progress) -> 
     content = {
         "settings": settings.model_dump(mode="json"),
         "best_round": progress.best_round,
-        "best_validation_auc": progress.best_auc,
+        "best_validation_auc": progress.best_auc if progress.best_round else None,
         "rounds": [asdict(record) for record in progress.records],
     }
     text = json.dumps(content, indent=1, allow_nan=False)

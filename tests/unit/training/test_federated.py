@@ -20,6 +20,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
+from tests.unit.training.pictures import SIZE, STILL, read, settings_of  # noqa: E402
 from training import checkpoint, command, federated  # noqa: E402
 from training.accounting import Steps, rdp_epsilon  # noqa: E402
 from training.config import TrainingSettings, load_settings  # noqa: E402
@@ -31,7 +32,6 @@ from training.errors import (  # noqa: E402
     SiteLostError,
     TooFewSitesError,
 )
-from training.intake import Intake, read_folder  # noqa: E402
 from training.local import LocalSite, rate_at  # noqa: E402
 from training.partition import sites_of  # noqa: E402
 from training.rounds import RoundRunner  # noqa: E402
@@ -45,55 +45,7 @@ from training.site import (  # noqa: E402
     weights_of,
 )
 
-SIZE = 32
 torch.set_num_threads(1)
-STILL = dict.fromkeys(
-    ("rotation", "zoom", "stretch", "shift", "contrast", "brightness", "gamma"), 0.0
-)
-
-
-def picture(label: int, number: int) -> np.ndarray:
-    noise = np.random.default_rng([label, number]).integers(0, 60, (SIZE, SIZE))
-    stripes = (np.arange(SIZE) // 4 % 2) * 180
-    pattern = [np.zeros((SIZE, SIZE), int), stripes[:, None], stripes[None, :]][label]
-    return (noise + pattern).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("xrays")
-    for number in range(30):
-        for label, name in (
-            (0, f"NORMAL/IM-{number:04d}-0001.png"),
-            (1, f"PNEUMONIA/person{number}_bacteria_1.png"),
-            (2, f"PNEUMONIA/person{number + 50}_virus_1.png"),
-        ):
-            path = root / "train" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture(label, number)).save(path)
-    return root
-
-
-def settings_of(**changes: Any) -> TrainingSettings:
-    values: dict[str, Any] = {
-        "mode": "federated",
-        "seed": 5,
-        "threads": 1,
-        "data": {"image_size": SIZE, "validation_fraction": 0.2},
-        "model": {"options": {"width": 2}},
-        "training": {"rounds": 3, "local_steps": 3, "batch_size": 8, "learning_rate": 0.05},
-        "augmentation": STILL,
-        "federation": {"split": "class", "skew": 0.7},
-    }
-    for key, value in changes.items():
-        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
-        if value is None:
-            del values[key]
-    return TrainingSettings.model_validate(values)
-
-
-def read(folder: Path, settings: TrainingSettings) -> Intake:
-    return read_folder(folder, settings.data, settings.seed)
 
 
 def one_round(folder: Path, settings: TrainingSettings) -> tuple[Any, np.ndarray, np.ndarray]:
@@ -285,7 +237,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(
 
 def test_patience(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     areas = iter([0.6, 0.7, 0.7, 0.65, 0.9])
-    monkeypatch.setattr(federated.Validator, "score", lambda self, model: (1.0, next(areas)))
+    monkeypatch.setattr(federated.Validator, "score", lambda *arguments: (1.0, next(areas)))
     settings = settings_of(training={"rounds": 5, "patience": 2, "local_steps": 1})
     outcome = broken_run(folder, tmp_path, settings, {})
     assert outcome.stopped == "no better validation AUC for 2 rounds"
