@@ -43,5 +43,13 @@ class RefusedMessageError(TrainingError):
         self.reason = reason
 
 
+class DisagreementError(TrainingError):
+    """A coordinator proposes something else than what a site has agreed to."""
+
+
+class RepeatedRoundError(TrainingError):
+    """A coordinator asks for a round, or an attempt at one, that a site has been through."""
+
+
 class CheckpointError(TrainingError):
     """A checkpoint cannot be read, or belongs to another configuration."""

@@ -1,9 +1,14 @@
-"""One round in one process: every site steps, and only the weighted mean comes out."""
+"""One round: every site steps, and only the weighted mean comes out.
+
+The secure round is one state machine, `secure_round`, whatever carries its messages: a function
+call here (`RoundRunner`), the network in `training.flower`.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,12 +19,17 @@ from torch import nn
 from training.config import FederationSettings
 from training.errors import (
     BudgetSpentError,
+    RefusedMessageError,
     SiteLostError,
     TooFewSitesError,
 )
-from training.secagg import Aggregator, Context, Participant, default_threshold
-from training.secagg.context import SESSION_BYTES
-from training.site import Site, SiteUpdate, Weights, applied, flatten, shared_names
+from training.journal import Journal
+from training.member import METRICS_BYTES, Member, Terms, split_metrics
+from training.opening import Opening
+from training.secagg import Aggregate, Context, default_threshold
+from training.secagg.context import SESSION_BYTES, Kind
+from training.secagg.dialogue import Conductor
+from training.site import Site, Weights, applied, flatten, shared_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +45,70 @@ class RoundResult:
 
 
 @dataclass(slots=True)
-class _Stepping:
-    """Calls the sites one after the other and keeps note of those that do not come back."""
+class Attendance:
+    """Who has reported what in a round, and who has not come back, with the reason in words."""
 
-    model: nn.Module
-    weights: Weights
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    lost: list[str] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)
     spent: list[str] = field(default_factory=list)
 
-    def update_of(self, site: Site) -> SiteUpdate | None:
-        try:
-            update = site.step(self.model, self.weights)
-        except SiteLostError:
-            self.lost.append(site.name)
-            return None
-        except BudgetSpentError:
-            self.spent.append(site.name)
-            return None
-        self.metrics[site.name] = dict(update.metrics)
-        return update
+    def too_few(self, used: Sequence[str], threshold: int) -> TooFewSitesError:
+        """The error that names everybody who is missing."""
+        reasons = [f"{name} {reason}" for name, reason in self.lost.items()]
+        reasons += [f"the privacy budget of {name} is spent" for name in self.spent]
+        return TooFewSitesError(
+            f"only {len(used)} sites finished the round, {threshold} are needed: "
+            f"{'; '.join(reasons)}. Nothing of the round is used; bring the sites back and resume",
+            tuple(self.spent),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What is asked of the sites, by name. No answer is longer than `answer_bytes`."""
+
+    kind: Kind
+    by_site: Mapping[str, bytes]
+    answer_bytes: int
+
+
+Exchange = Callable[[Questions, Attendance], Iterable[tuple[str, bytes]]]
+"""Ask the sites; yield the answers as they come, and enter who does not answer."""
+
+
+def secure_round(
+    context: Context, opening: bytes, exchange: Exchange, attendance: Attendance
+) -> Aggregate:
+    """Lead all sites of `context` through one aggregation.
+
+    A site whose message is refused has dropped out, like one that does not answer.
+
+    Raises:
+        TooFewSitesError: fewer than the threshold are left; nothing is opened.
+        RefusedMessageError: shares do not open a secret; nothing is opened.
+        SettingsError: the sum is impossible.
+    """
+    conductor = Conductor(context, opening)
+    while conductor.result is None:
+        kind, arrived = conductor.kind, list[str]()
+        framed = {name: bytes([kind]) + body for name, body in conductor.questions.items()}
+        longest = conductor.answer_bytes + (METRICS_BYTES if kind == Kind.MASKED else 0)
+        for name, answer in exchange(Questions(kind, framed, longest), attendance):
+            try:
+                if kind == Kind.MASKED:
+                    figures, message = split_metrics(name, answer, conductor.answer_bytes)
+                    conductor.receive(name, message)
+                    attendance.metrics[name] = figures
+                else:
+                    conductor.receive(name, answer)
+            except RefusedMessageError as error:
+                attendance.lost[name] = f"was refused ({error.reason})"
+            else:
+                arrived.append(name)
+        if len(arrived) < context.threshold:
+            raise attendance.too_few(arrived, context.threshold)
+        conductor.close()
+    return conductor.result
 
 
 class RoundRunner:
@@ -79,86 +133,83 @@ class RoundRunner:
             TooFewSitesError: fewer sites than needed came back; nothing of the round is used.
             DivergedError: a loss or an update is not finite.
         """
-        for site in sites:
-            site.begin(number, self._rounds)
-        stepping = _Stepping(model, weights)
+        attendance = Attendance()
         secure = self._settings.secure_aggregation and len(self._keys) > 1
         if secure:
-            mean, samples, used = self._secure(number, sites, stepping)
+            result = self._secure(number, sites, model, weights, attendance)
         else:
-            mean, samples, used = self._plain(sites, stepping)
+            result = self._plain(number, sites, model, weights, attendance)
         names = shared_names(model)
         return RoundResult(
-            applied(weights, mean.astype(np.float32), names),
-            samples,
-            used,
-            stepping.metrics,
-            tuple(stepping.lost),
-            tuple(stepping.spent),
+            applied(weights, result.mean.astype(np.float32), names),
+            result.samples,
+            result.sites,
+            attendance.metrics,
+            tuple(attendance.lost),
+            tuple(attendance.spent),
         )
 
     def _threshold(self, sites: int) -> int:
         return min(self._settings.threshold or default_threshold(sites), sites)
 
     def _plain(
-        self, sites: Sequence[Site], stepping: _Stepping
-    ) -> tuple[NDArray[np.float64], int, tuple[str, ...]]:
+        self,
+        number: int,
+        sites: Sequence[Site],
+        model: nn.Module,
+        weights: Weights,
+        attendance: Attendance,
+    ) -> Aggregate:
         total: NDArray[np.float64] | None = None
         samples = 0
         used: list[str] = []
         for site in sites:
-            update = stepping.update_of(site)
-            if update is None:
-                continue
-            weighted = update.delta.astype(np.float64) * update.samples
-            total = weighted if total is None else total + weighted
-            samples += update.samples
-            used.append(site.name)
+            site.begin(number, self._rounds)
+            with _noting_absence(site.name, attendance):
+                update = site.step(model, weights)
+                weighted = update.delta.astype(np.float64) * update.samples
+                total = weighted if total is None else total + weighted
+                samples += update.samples
+                attendance.metrics[site.name] = dict(update.metrics)
+                used.append(site.name)
         if total is None or len(used) < self._threshold(len(sites)):
-            raise _too_few(used, self._threshold(len(sites)), stepping)
-        return total / samples, samples, tuple(used)
+            raise attendance.too_few(used, self._threshold(len(sites)))
+        return Aggregate(total / samples, samples, tuple(used))
 
     def _secure(
-        self, number: int, sites: Sequence[Site], stepping: _Stepping
-    ) -> tuple[NDArray[np.float64], int, tuple[str, ...]]:
+        self,
+        number: int,
+        sites: Sequence[Site],
+        model: nn.Module,
+        weights: Weights,
+        attendance: Attendance,
+    ) -> Aggregate:
         pins = {site.name: self._keys[site.name].public_key().public_bytes_raw() for site in sites}
-        length = len(flatten(stepping.weights, shared_names(stepping.model)))
-        context = Context(self._session, number, pins, self._threshold(len(sites)), length)
-        server = Aggregator(context)
+        terms = Terms(pins, self._threshold(len(sites)), self._rounds, b"")
+        flat = flatten(weights, shared_names(model))
+        opening = Opening(self._session, number, number, terms.agreement, flat)
+        context = Context(
+            self._session, number, pins, terms.threshold, len(flat), binding=opening.binding()
+        )
         members = {
-            site.name: Participant(context, site.name, self._keys[site.name]) for site in sites
+            site.name: Member(site, model, self._keys[site.name], terms, Journal())
+            for site in sites
         }
-        for name, member in members.items():
-            server.receive(name, member.advertise())
-        keys = server.close_keys()
-        for name, member in members.items():
-            server.receive(name, member.share(keys))
-        shares = server.close_shares()
-        alive: list[str] = []
-        for site in sites:
-            update = stepping.update_of(site)
-            if update is None:
-                continue
-            masked = members[site.name].mask(shares[site.name], update.delta, update.samples)
-            server.receive(site.name, masked)
-            alive.append(site.name)
-        if len(alive) < context.threshold:
-            raise _too_few(alive, context.threshold, stepping)
-        survivors = server.close_masked()
-        for name in alive:
-            server.receive(name, members[name].confirm(survivors))
-        confirmed = server.close_survivors()
-        for name in alive:
-            server.receive(name, members[name].unmask(confirmed))
-        result = server.close_unmask()
-        return result.mean, result.samples, result.sites
+
+        def exchange(questions: Questions, attendance: Attendance) -> Iterable[tuple[str, bytes]]:
+            for name, question in questions.by_site.items():
+                with _noting_absence(name, attendance):
+                    yield name, members[name].answer(question)
+
+        return secure_round(context, opening.encode(), exchange, attendance)
 
 
-def _too_few(used: Sequence[str], threshold: int, stepping: _Stepping) -> TooFewSitesError:
-    reasons = [f"{name} was lost" for name in stepping.lost]
-    reasons += [f"the privacy budget of {name} is spent" for name in stepping.spent]
-    return TooFewSitesError(
-        f"only {len(used)} sites finished the round, {threshold} are needed: "
-        f"{'; '.join(reasons)}. Nothing of the round is used; bring the sites back and resume",
-        tuple(stepping.spent),
-    )
+@contextmanager
+def _noting_absence(name: str, attendance: Attendance) -> Iterator[None]:
+    """Enter a site that does not come back, and go on without it."""
+    try:
+        yield
+    except SiteLostError:
+        attendance.lost[name] = "was lost"
+    except BudgetSpentError:
+        attendance.spent.append(name)

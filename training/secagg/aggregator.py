@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from training.errors import RefusedMessageError, TooFewSitesError, TrainingError
-from training.secagg.context import KEY_BYTES, Context, Kind, unseal
+from training.secagg.context import HEADER_BYTES, KEY_BYTES, Context, Kind, unseal
 from training.secagg.masks import ELEMENT_BYTES, Ring, add_mask, decode, pair_key, self_key
 from training.secagg.participant import (
     INDEX,
@@ -87,6 +87,16 @@ class Aggregator:
         else:
             self._opened[index] = _entries(name, body, sorted(self._sharers), SHARE_BYTES)
         self._seen.add(index)
+
+    @property
+    def expected(self) -> tuple[str, ...]:
+        """The sites whose message is due in the current phase."""
+        return tuple(self._context.names[index] for index in sorted(self._expected))
+
+    @property
+    def message_bytes(self) -> int:
+        """The size of the message that is due from each of them."""
+        return HEADER_BYTES + self._size(Kind(self._phase))
 
     def close_keys(self) -> list[bytes]:
         """End the first phase; return what every site that sent its keys gets for `share`."""

@@ -16,6 +16,7 @@ from training.errors import RefusedMessageError, SettingsError
 
 SESSION_BYTES = 16
 KEY_BYTES = 32
+BINDING_BYTES = 32
 MAX_SITES = 255
 MAX_LENGTH = 2**30
 SIGNATURE_BYTES = 64
@@ -48,7 +49,8 @@ class Context:
     `session` is 16 random bytes of the training run, `number` its round; `pins` maps each site to
     its Ed25519 public key (32 bytes); `threshold` sites must stay to the end; updates have
     `length` elements, rounded to multiples of 2^-`fraction_bits`, and count at most
-    `largest_samples` times.
+    `largest_samples` times. `binding` is a digest of whatever else they have to agree on, such as
+    the weights that the round starts from: sites that were told different ones cannot be summed.
 
     Raises:
         SettingsError: the numbers do not fit each other, or the sum does not fit 64 bits.
@@ -61,6 +63,7 @@ class Context:
     length: int
     fraction_bits: int = 24
     largest_samples: int = 2**20
+    binding: bytes = bytes(BINDING_BYTES)
 
     def __post_init__(self) -> None:
         sites = len(self.pins)
@@ -68,6 +71,8 @@ class Context:
             raise SettingsError(
                 f"an aggregation needs {SESSION_BYTES} session bytes and a round below 2^32"
             )
+        if len(self.binding) != BINDING_BYTES:
+            raise SettingsError(f"the binding of an aggregation must have {BINDING_BYTES} bytes")
         if not 3 <= sites <= MAX_SITES:
             raise SettingsError(
                 f"{sites} sites cannot aggregate securely: with fewer than three each one computes "
@@ -105,7 +110,7 @@ class Context:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of everything above; part of every signature and every derived key."""
-        hasher = hashlib.sha256(_LABEL + self.session)
+        hasher = hashlib.sha256(_LABEL + self.session + self.binding)
         numbers = (self.number, self.threshold, self.length, self.fraction_bits)
         hasher.update(struct.pack("<5Q", *numbers, self.largest_samples))
         for name in self.names:

@@ -154,6 +154,11 @@ class Participant:
         self._survivors = chosen
         return self._seal(Kind.SURVIVORS, survivors_body(chosen))
 
+    @property
+    def survivors_bytes(self) -> int:
+        """The size of the set of survivors that this site has signed."""
+        return len(self._survivors) * INDEX.size
+
     def unmask(self, confirmations: Sequence[bytes]) -> bytes:
         """Return what opens the sum, once enough sites signed the same set of survivors.
 

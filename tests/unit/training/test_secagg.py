@@ -408,6 +408,7 @@ def test_an_impossible_count_is_noticed() -> None:
     ("change", "reason"),
     [
         ({"session": b"short"}, "session bytes"),
+        ({"binding": b"short"}, "binding"),
         ({"number": 2**32}, "round"),
         ({"threshold": 1}, "more than half"),
         ({"threshold": 4}, "more than half"),
@@ -434,6 +435,7 @@ def test_every_field_of_the_agreement_changes_its_digest() -> None:
         replace(base, length=LENGTH + 1),
         replace(base, fraction_bits=23),
         replace(base, largest_samples=5),
+        replace(base, binding=b"b" * 32),
         replace(base, pins={**base.pins, "site-3": b"x" * 32}),
     ]
     assert len({context.digest for context in [base, *others]}) == len(others) + 1
