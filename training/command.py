@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import BudgetSpentError, CheckpointError, SettingsError, TrainingError
+from training.progress import Bar, Watch, unwatched
 
 ONNX_FILE = "model.onnx"
 CURVES_FILE = "curves.png"
@@ -37,8 +38,10 @@ class Request:
     only_estimate: bool = False
 
 
-def train(request: Request, report: Report = print) -> Result:
+def train(request: Request, report: Report = print, watch: Watch = unwatched) -> Result:
     """Run the command; `report` gets what a person wants to read, line by line.
+
+    `watch` sees the steps of what takes long.
 
     Raises:
         TrainingError: see the message; a checkpoint of finished rounds is kept.
@@ -54,7 +57,7 @@ def train(request: Request, report: Report = print) -> Result:
     from training.partition import describe
 
     settings = load_settings(request.config)
-    intake = read_folder(request.data, settings.data, settings.seed)
+    intake = read_folder(request.data, settings.data, settings.seed, watch)
     for message in intake.skipped[:_SHOWN_SKIPPED]:
         report(f"skipped: {message}")
     if intake.skipped:
@@ -63,10 +66,10 @@ def train(request: Request, report: Report = print) -> Result:
         f"{len(intake.training.samples)} images to train on, {len(intake.validation.samples)} to "
         "validate on (other patients)"
     )
-    sites = build_sites(settings, intake.training)
+    sites = build_sites(settings, intake.training, watch)
     for line in describe(settings, intake.training.samples):
         report(line)
-    seconds = estimate_seconds(settings, intake)
+    seconds = estimate_seconds(settings, intake, watch)
     report(f"about {describe_seconds(seconds)} for {settings.training.rounds} rounds")
     result: Result = {
         "output": str(request.output),
@@ -77,7 +80,13 @@ def train(request: Request, report: Report = print) -> Result:
         return result
     try:
         outcome = run(
-            settings, intake, request.output, resume=request.resume, report=report, sites=sites
+            settings,
+            intake,
+            request.output,
+            resume=request.resume,
+            report=report,
+            sites=sites,
+            watch=watch,
         )
     except KeyboardInterrupt:
         report(f"interrupted; go on with --resume --output {request.output}")
@@ -136,6 +145,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     request = Request(
         options.config, options.data, options.output, options.resume, options.estimate
     )
+    bar = Bar(shown=not options.json and sys.stderr.isatty())
+
+    def report(line: str) -> None:
+        bar.clear()
+        print(line, file=stream, flush=True)
+
     try:
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
@@ -143,8 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"training needs {', '.join(missing)}; install it with: "
                 "pip install 'radiopaque[training]'"
             )
-        result = train(request, lambda line: print(line, file=stream, flush=True))
+        result = train(request, report, bar)
     except TrainingError as error:
+        bar.clear()
         if options.json:
             print(json.dumps({"error": type(error).__name__, "message": str(error)}))
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -153,6 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, SettingsError | CheckpointError) else 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        bar.clear()
     if options.json:
         print(json.dumps(result))
     return 0

@@ -156,6 +156,7 @@ class PrivacySettings(_Section):
 # that was never written (torch 2.13 with oneDNN): it is now and then not a number.
 _SMALLEST_BFLOAT16 = 32
 
+
 class OutputSettings(_Section):
     """What the result is called and what its card says; decides nothing in training.
 

@@ -26,6 +26,7 @@ from training.accounting import Steps
 from training.budget import Budget
 from training.errors import DivergedError, SettingsError
 from training.noise import SecureSource
+from training.progress import Watch, unwatched
 from training.site import SiteUpdate, Weights, load_weights, shared_names, update_since
 
 _GRID_BITS = 24
@@ -97,6 +98,7 @@ class PrivateSite:
         settings: PrivacySettings,
         budget: Budget,
         source: SecureSource | None = None,
+        watch: Watch = unwatched,
     ) -> None:
         if len(images) == 0 or len(images) != len(labels):
             raise SettingsError(
@@ -111,6 +113,8 @@ class PrivateSite:
         self._source = SecureSource() if source is None else source
         self._features: Tensor | None = None
         self._rate = settings.learning_rate
+        self._watch = watch
+        self._title = name
 
     @property
     def name(self) -> str:
@@ -124,6 +128,7 @@ class PrivateSite:
 
     def begin(self, number: int, rounds: int) -> None:
         """Set the learning rate of round `number` of `rounds`, counted from 0."""
+        self._title = f"round {number + 1}/{rounds}, {self._name}"
         falling = self._settings.decay * rounds
         share = min(1.0, (rounds - number) / falling) if falling > 0.0 else 1.0
         self._rate = self._settings.learning_rate * max(0.0, share)
@@ -153,7 +158,7 @@ class PrivateSite:
             weight_decay=settings.weight_decay,
         )
         trained.eval()
-        for _ in range(settings.steps):
+        for number in range(settings.steps):
             gradient = self._private_gradient(trained, inputs)
             start = 0
             for parameter in parameters:
@@ -161,6 +166,7 @@ class PrivateSite:
                 parameter.grad = flat.reshape(parameter.shape).to(parameter)
                 start += parameter.numel()
             optimiser.step()
+            self._watch(self._title, number + 1, settings.steps)
         metrics = {
             "epsilon_prv": spent.epsilon_prv,
             "epsilon_rdp": spent.epsilon_rdp,
@@ -178,9 +184,11 @@ class PrivateSite:
             model.eval()
             with torch.no_grad():
                 flat = views.flatten(0, 1)
-                batches = torch.split(flat, self._settings.physical_batch)
-                found = torch.cat([features(batch) for batch in batches])
-            self._features = found.reshape(len(views), views.shape[1], -1)
+                parts: list[Tensor] = []
+                for start in range(0, len(flat), self._settings.physical_batch):
+                    parts.append(features(flat[start : start + self._settings.physical_batch]))
+                    self._watch(f"features, {self._name}", start + len(parts[-1]), len(flat))
+            self._features = torch.cat(parts).reshape(len(views), views.shape[1], -1)
         head = model.get_submodule("head")
         return head, self._features
 

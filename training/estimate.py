@@ -17,13 +17,14 @@ from training.federated import build_network
 from training.intake import Cohort, Intake
 from training.local import LocalSite, features_of, keeps_features, scaled
 from training.networks import PIXEL_STATISTICS
+from training.progress import Watch, unwatched
 from training.secagg.masks import add_mask
 from training.site import Site, weights_of
 
 _PROBE_ELEMENTS = 1 << 20
 
 
-def estimate_seconds(settings: TrainingSettings, intake: Intake) -> float:
+def estimate_seconds(settings: TrainingSettings, intake: Intake, watch: Watch = unwatched) -> float:
     """Return the seconds that all rounds take on this machine, early stopping left out.
 
     One step of training and a batch of validation at every size of images, and a mask, are timed.
@@ -41,7 +42,8 @@ def estimate_seconds(settings: TrainingSettings, intake: Intake) -> float:
         training / settings.training.batch_size
     )
     total, first = 0.0, 0
-    for stage in settings.stages:
+    for number, stage in enumerate(settings.stages):
+        watch("estimating the duration", number, len(settings.stages))
         total += stage.rounds * steps * _seconds_of_step(settings, intake.training, first)
         forward = _seconds_of_image(settings, intake.validation, stage.size)
         total += forward * (training + validation if cached else stage.rounds * validation)

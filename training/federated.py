@@ -32,6 +32,7 @@ from training.local import LocalSite, features_of, scaled
 from training.metrics import macro_auc, softmax
 from training.networks import PIXEL_STATISTICS, build
 from training.partition import sites_of
+from training.progress import Watch, unwatched
 from training.rounds import RoundResult, RoundRunner
 from training.site import Site, load_weights, weights_of
 
@@ -64,7 +65,9 @@ def build_network(settings: TrainingSettings) -> nn.Module:
     return channels_last
 
 
-def build_sites(settings: TrainingSettings, training: Cohort) -> list[Site]:
+def build_sites(
+    settings: TrainingSettings, training: Cohort, watch: Watch = unwatched
+) -> list[Site]:
     """Cut the training images into sites; give each its step, private or plain.
 
     Raises:
@@ -75,13 +78,15 @@ def build_sites(settings: TrainingSettings, training: Cohort) -> list[Site]:
         cohort = training.select(samples)
         if settings.privacy is None:
             labels = labels_of(cohort.samples)
-            sites.append(LocalSite(name, cohort.images, labels, len(CLASSES), settings))
+            sites.append(LocalSite(name, cohort.images, labels, len(CLASSES), settings, watch))
         else:
-            sites.append(_private_site(name, cohort, settings))
+            sites.append(_private_site(name, cohort, settings, watch))
     return sites
 
 
-def _private_site(name: str, cohort: Cohort, settings: TrainingSettings) -> PrivateSite:
+def _private_site(
+    name: str, cohort: Cohort, settings: TrainingSettings, watch: Watch
+) -> PrivateSite:
     if settings.privacy is None:
         raise SettingsError("a private site needs the section [privacy]")
     own = settings.privacy.of(name)
@@ -105,13 +110,21 @@ def _private_site(name: str, cohort: Cohort, settings: TrainingSettings) -> Priv
             f"{own.budget_folder}); its images cannot be trained on any further"
         )
     images = (torch.from_numpy(cohort.images).float() / 255.0 - mean) / std
-    return PrivateSite(name, images, torch.from_numpy(labels_of(cohort.samples)), steps, budget)
+    labels = torch.from_numpy(labels_of(cohort.samples))
+    return PrivateSite(name, images, labels, steps, budget, watch=watch)
 
 
 class Validator:
     """Scores a network on the validation images. With a frozen base, features are kept."""
 
-    def __init__(self, cohort: Cohort, model: nn.Module, settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        cohort: Cohort,
+        model: nn.Module,
+        settings: TrainingSettings,
+        watch: Watch = unwatched,
+    ) -> None:
+        self._watch = watch
         self._mean, self._std = PIXEL_STATISTICS[settings.model.name]
         self._images = torch.from_numpy(cohort.images)
         self._labels = labels_of(cohort.samples)
@@ -129,17 +142,15 @@ class Validator:
         if self._scaled.shape[-1] != wanted:
             self._scaled, self._features = scaled(self._images, wanted), None
         if self._keeps_features and self._features is None:
-            self._features = features_of(model, self._scaled, self._mean, self._std)
+            self._features = features_of(
+                model, self._scaled, self._mean, self._std, self._watch, "features, validation"
+            )
         model.eval()
         with torch.no_grad():
             if self._features is not None:
                 logits = model.get_submodule("head")(self._features)
             else:
-                parts = [
-                    model((part.float() / 255.0 - self._mean) / self._std)
-                    for part in torch.split(self._scaled, _BATCH)
-                ]
-                logits = torch.cat(parts)
+                logits = torch.cat(self._logits(model))
             loss = float(functional.cross_entropy(logits, torch.from_numpy(self._labels)))
         if not math.isfinite(loss):
             raise DivergedError(
@@ -147,6 +158,14 @@ class Validator:
                 "training.learning_rate and train anew. The checkpoint is that of the round before"
             )
         return loss, macro_auc(softmax(logits.numpy()), self._labels)
+
+    def _logits(self, model: nn.Module) -> list[Tensor]:
+        parts: list[Tensor] = []
+        for start in range(0, len(self._scaled), _BATCH):
+            part = self._scaled[start : start + _BATCH].float() / 255.0
+            parts.append(model((part - self._mean) / self._std))
+            self._watch("validation", start + len(part), len(self._scaled))
+        return parts
 
 
 def run(
@@ -157,6 +176,7 @@ def run(
     resume: bool = False,
     report: Report = print,
     sites: list[Site] | None = None,
+    watch: Watch = unwatched,
 ) -> Outcome:
     """Train; `folder` gets a checkpoint and a log after every round.
 
@@ -180,8 +200,8 @@ def run(
             f"{folder / checkpoint.FILE} is there already; add --resume to go on with it, or "
             "choose another folder"
         )
-    validator = Validator(intake.validation, model, settings)
-    everyone = build_sites(settings, intake.training) if sites is None else sites
+    validator = Validator(intake.validation, model, settings, watch)
+    everyone = build_sites(settings, intake.training, watch) if sites is None else sites
     runner = RoundRunner(
         settings.federation_or_default(),
         [site.name for site in everyone],

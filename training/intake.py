@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from training.config import DataSettings
 from training.data import CLASSES, DataError, Sample, index_folder, load_images, split_by_patient
 from training.errors import SettingsError
+from training.progress import Watch, unwatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,9 @@ def find_root(folder: Path) -> Path:
     )
 
 
-def read_folder(folder: Path, settings: DataSettings, seed: int) -> Intake:
+def read_folder(
+    folder: Path, settings: DataSettings, seed: int, watch: Watch = unwatched
+) -> Intake:
     """Index, cut by patient and read. The test folder is not touched.
 
     Raises:
@@ -75,7 +78,7 @@ def read_folder(folder: Path, settings: DataSettings, seed: int) -> Intake:
         samples = index_folder(root / "train")
     except DataError as error:
         raise SettingsError(str(error)) from error
-    cohort, skipped = read_images(samples, settings)
+    cohort, skipped = read_images(samples, settings, watch)
     training, validation = split_by_patient(cohort.samples, settings.validation_fraction, seed)
     for part, title in ((training, "train on"), (validation, "validate on")):
         counts = Counter(sample.label for sample in part)
@@ -88,7 +91,9 @@ def read_folder(folder: Path, settings: DataSettings, seed: int) -> Intake:
     return Intake(cohort.select(training), cohort.select(validation), tuple(skipped))
 
 
-def read_images(samples: Sequence[Sample], settings: DataSettings) -> tuple[Cohort, list[str]]:
+def read_images(
+    samples: Sequence[Sample], settings: DataSettings, watch: Watch = unwatched
+) -> tuple[Cohort, list[str]]:
     """Read images; return those that can be read and one message for each that cannot.
 
     Raises:
@@ -97,7 +102,8 @@ def read_images(samples: Sequence[Sample], settings: DataSettings) -> tuple[Coho
     kept: list[Sample] = []
     images: list[NDArray[np.uint8]] = []
     skipped: list[str] = []
-    for sample in samples:
+    for number, sample in enumerate(samples):
+        watch("reading images", number, len(samples))
         try:
             images.append(load_images([sample], settings.image_size))
         except DataError as error:

@@ -16,6 +16,9 @@ STILL = dict.fromkeys(
     ("rotation", "zoom", "stretch", "shift", "contrast", "brightness", "gamma"), 0.0
 )
 
+PRIVACY = {"noise_multiplier": 1.0, "sample_rate": 0.2, "epsilon": 8.0, "budget_folder": "b"}
+STANDARDISED = {"options": {"width": 2, "normalisation": "standardised"}}
+
 
 def picture(label: int, number: int) -> np.ndarray:
     """Black, horizontal stripes or vertical stripes, with noise; uint8 [SIZE, SIZE]."""

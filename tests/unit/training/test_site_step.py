@@ -1,0 +1,80 @@
+"""The plain site step: flat vectors, kept features, learning rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("opacus")
+
+from tests.unit.training.pictures import read, settings_of  # noqa: E402
+from training import federated  # noqa: E402
+from training.errors import (  # noqa: E402
+    SettingsError,
+)
+from training.local import rate_at  # noqa: E402
+from training.site import (  # noqa: E402
+    applied,
+    flatten,
+    load_weights,
+    shared_names,
+    unflatten,
+    weights_of,
+)
+
+torch.set_num_threads(1)
+
+
+def test_flat_vectors_go_back_into_the_network(folder: Path) -> None:
+    model = federated.build_network(settings_of())
+    weights, names = weights_of(model), shared_names(model)
+    assert len(names) == len(set(names))
+    assert sum(name.endswith("running_var") for name in names) == 20
+    flat = flatten(weights, names)
+    back = unflatten(flat, weights, names)
+    assert all(torch.equal(back[name], weights[name]) for name in names)
+    moved = applied(weights, np.ones_like(flat), names)
+    load_weights(model, moved)
+    assert np.array_equal(flatten(weights_of(model), names), flat + 1)
+    with pytest.raises(SettingsError, match="shape"):
+        unflatten(flat[:-1], weights, names)
+    with pytest.raises(SettingsError, match="do not belong"):
+        load_weights(model, {"other": torch.zeros(1)})
+    with pytest.raises(SettingsError, match="has shape"):
+        load_weights(model, {**weights, names[0]: torch.zeros(1)})
+
+
+def test_frozen_norms_are_not_shared() -> None:
+    model = federated.build_network(
+        settings_of(model={"name": "efficientnet-lite0", "options": {"pretrained": False}})
+    )
+    assert shared_names(model) == ("head.linear.weight", "head.linear.bias")
+
+
+def test_kept_features_train_like_the_network_itself(folder: Path) -> None:
+    model = {"name": "efficientnet-lite0", "options": {"pretrained": False}}
+    still = settings_of(model=model)
+    # Noise of no visible size switches the keeping of features off.
+    moving = settings_of(model=model, augmentation={"noise": 1e-30})
+    updates = []
+    for settings in (still, moving):
+        network = federated.build_network(settings)
+        site = federated.build_sites(settings, read(folder, settings).training)[0]
+        site.begin(0, 1)
+        updates.append(site.step(network, weights_of(network)).delta)
+        assert (site._features is None) == (settings is moving)  # type: ignore[attr-defined]
+    assert np.abs(updates[0]).max() > 0
+    assert np.abs(updates[0] - updates[1]).max() <= 1e-6
+
+
+def test_the_learning_rate() -> None:
+    settings = settings_of(
+        training={"learning_rate": 0.1, "warm_up": 0.2, "schedule": "cosine"}
+    ).training
+    rates = [rate_at(progress, settings) for progress in (0.1, 0.2, 0.6, 1.0)]
+    assert rates == pytest.approx([0.05, 0.1, 0.05, 0.0], abs=1e-12)
+    constant = settings.model_copy(update={"schedule": "constant"})
+    assert rate_at(0.9, constant) == 0.1
