@@ -255,7 +255,7 @@ def _reason_to_stop(settings: TrainingSettings, progress: Progress, active: int)
     secure = settings.mode == "federated" and settings.federation_or_default().secure_aggregation
     needed = 3 if secure else 1
     if active < needed:
-        return f"the privacy budget of {', '.join(progress.retired)} is spent"
+        return f"the privacy budget of {', '.join(progress.retired) or 'a site'} is spent"
     return ""
 
 
