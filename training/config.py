@@ -170,6 +170,8 @@ class OutputSettings(_Section):
     data_set: Literal["kermany", "own"] = "own"
     weights: Literal["auto", "float32"] = "auto"
     """How weights are stored; "auto" halves the file where that moves no logit noticeably."""
+    tensorboard: bool = False
+    """Whether the figures of rounds are written for TensorBoard, too."""
 
 
 # What DP-SGD does not do, so that nobody believes it did.

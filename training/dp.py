@@ -171,6 +171,7 @@ class PrivateSite:
             "epsilon_prv": spent.epsilon_prv,
             "epsilon_rdp": spent.epsilon_rdp,
             "private_steps": float(spent.steps),
+            "learning_rate": self._rate,
         }
         return update_since(weights, model, self.samples, metrics, self._name)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,10 +36,12 @@ from training.partition import sites_of
 from training.progress import Watch, unwatched
 from training.rounds import RoundResult, RoundRunner
 from training.site import Site, load_weights, weights_of
+from training.tensorboard import EventLog
 
 LOG_FILE = "log.json"
 _BATCH = 64
 Report = Callable[[str], None]
+Keep = Callable[[RoundRecord], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,17 +192,9 @@ def run(
     torch.set_num_threads(settings.threads)
     model = build_network(settings)
     fingerprint = f"{settings.digest()}/{intake.fingerprint()}"
-    initial = weights_of(model)
-    progress = Progress(initial, initial)
+    progress = _first_progress(model, folder, fingerprint, resume)
     if resume:
-        progress = checkpoint.load(folder, fingerprint)
-        load_weights(model, progress.weights)
         report(f"resumed after round {len(progress.records)}")
-    elif (folder / checkpoint.FILE).exists():
-        raise SettingsError(
-            f"{folder / checkpoint.FILE} is there already; add --resume to go on with it, or "
-            "choose another folder"
-        )
     validator = Validator(intake.validation, model, settings, watch)
     everyone = build_sites(settings, intake.training, watch) if sites is None else sites
     runner = RoundRunner(
@@ -207,13 +202,50 @@ def run(
         [site.name for site in everyone],
         settings.training.rounds,
     )
-    stopped = "all rounds done"
+    with ExitStack() as stack:
+        kept: list[Keep] = [
+            lambda record: checkpoint.save(folder, progress, fingerprint),
+            lambda record: _write_log(folder, settings, progress),
+            lambda record: report(_line(record, settings)),
+        ]
+        if settings.output.tensorboard:
+            kept.append(stack.enter_context(EventLog(folder, progress.records)).add)
+        stopped = _rounds(settings, progress, runner, everyone, model, validator, kept)
+    load_weights(model, progress.best)
+    model.eval()
+    return Outcome(model, progress, stopped)
+
+
+def _first_progress(model: nn.Module, folder: Path, fingerprint: str, resume: bool) -> Progress:
+    """What a run starts from: the weights of `model`, or those of the checkpoint, put into it."""
+    if resume:
+        progress = checkpoint.load(folder, fingerprint)
+        load_weights(model, progress.weights)
+        return progress
+    if (folder / checkpoint.FILE).exists():
+        raise SettingsError(
+            f"{folder / checkpoint.FILE} is there already; add --resume to go on with it, or "
+            "choose another folder"
+        )
+    initial = weights_of(model)
+    return Progress(initial, initial)
+
+
+def _rounds(
+    settings: TrainingSettings,
+    progress: Progress,
+    runner: RoundRunner,
+    everyone: Sequence[Site],
+    model: nn.Module,
+    validator: Validator,
+    kept: Sequence[Keep],
+) -> str:
+    """Run the rounds that are left, `kept` after each; return why there are no more."""
     for number in range(len(progress.records), settings.training.rounds):
         active = [site for site in everyone if site.name not in progress.retired]
         reason = _reason_to_stop(settings, progress, len(active))
         if reason:
-            stopped = reason
-            break
+            return reason
         started = time.monotonic()
         try:
             result = runner.run(number, active, model, progress.weights)
@@ -221,8 +253,7 @@ def run(
             if not error.spent:
                 raise
             progress.retired += error.spent
-            stopped = f"the privacy budget of {', '.join(error.spent)} is spent"
-            break
+            return f"the privacy budget of {', '.join(error.spent)} is spent"
         load_weights(model, result.weights)
         loss, auc = validator.score(model, settings.size_in(number))
         record = _record(number + 1, result, loss, auc, time.monotonic() - started)
@@ -233,12 +264,9 @@ def run(
         if number >= _first_candidate(settings) and auc > progress.best_auc:
             progress.best, progress.best_round = dict(result.weights), number + 1
             progress.best_auc = auc
-        checkpoint.save(folder, progress, fingerprint)
-        _write_log(folder, settings, progress)
-        report(_line(record, settings))
-    load_weights(model, progress.best)
-    model.eval()
-    return Outcome(model, progress, stopped)
+        for keep in kept:
+            keep(record)
+    return "all rounds done"
 
 
 def _first_candidate(settings: TrainingSettings) -> int:

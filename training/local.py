@@ -131,7 +131,10 @@ class LocalSite:
             optimiser.step()
             losses.append(value)
             self._watch(self._title, number + 1, self.steps)
-        metrics = {"loss": float(np.mean(losses))}
+        metrics = {
+            "loss": float(np.mean(losses)),
+            "learning_rate": optimiser.param_groups[0]["lr"],
+        }
         return update_since(weights, model, self.samples, metrics, self.name)
 
     def _trained_part(self, model: nn.Module) -> nn.Module:

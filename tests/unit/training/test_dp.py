@@ -183,6 +183,7 @@ def test_metrics_are_what_the_accountants_say_and_nothing_of_the_images() -> Non
         "epsilon_prv": prv_epsilon(history, 1e-5),
         "epsilon_rdp": rdp_epsilon(history, 1e-5),
         "private_steps": 6.0,
+        "learning_rate": SETTINGS.learning_rate,
     }
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
-from tests.unit.training.pictures import PRIVACY, SIZE, STANDARDISED, read, settings_of  # noqa: E402
+from tests.unit.training.pictures import private_settings, read, settings_of  # noqa: E402
 from training import federated  # noqa: E402
 from training.accounting import Steps, rdp_epsilon  # noqa: E402
-from training.config import TrainingSettings  # noqa: E402
 from training.errors import (  # noqa: E402
     BudgetSpentError,
     SettingsError,
@@ -23,23 +21,10 @@ from training.errors import (  # noqa: E402
 torch.set_num_threads(1)
 
 
-def private_settings(folder: Path, **privacy: Any) -> TrainingSettings:
-    return TrainingSettings.model_validate(
-        {
-            "mode": "federated",
-            "threads": 1,
-            "data": {"image_size": SIZE, "validation_fraction": 0.2},
-            "model": STANDARDISED,
-            "training": {"rounds": 3, "local_steps": 2, "learning_rate": 0.1},
-            "federation": {"sites": 3},
-            "privacy": {**PRIVACY, "accountant": "rdp", "budget_folder": str(folder), **privacy},
-        }
-    )
-
-
 def test_private_sites_report_and_keep_their_budgets(folder: Path, tmp_path: Path) -> None:
     settings = private_settings(
-        tmp_path / "budgets", sites={"site-2": {"noise_multiplier": 4.0, "delta": 1e-6}}
+        tmp_path / "budgets",
+        privacy={"sites": {"site-2": {"noise_multiplier": 4.0, "delta": 1e-6}}},
     )
     lines: list[str] = []
     outcome = federated.run(settings, read(folder, settings), tmp_path / "run", report=lines.append)
@@ -54,7 +39,7 @@ def test_private_sites_report_and_keep_their_budgets(folder: Path, tmp_path: Pat
 def test_a_budget_survives_a_restart_and_stops(folder: Path, tmp_path: Path) -> None:
     # Two rounds are four steps; the third would make it six.
     epsilon = rdp_epsilon((Steps(1.0, 0.2, 5),), 1e-5)
-    settings = private_settings(tmp_path / "budgets", epsilon=epsilon)
+    settings = private_settings(tmp_path / "budgets", privacy={"epsilon": epsilon})
     intake = read(folder, settings)
     outcome = federated.run(settings, intake, tmp_path / "run", report=lambda line: None)
     assert outcome.stopped.startswith("the privacy budget of site-1")
