@@ -19,12 +19,15 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
-    """Figures of one round. `loss` is the mean over sites that report one, else None."""
+    """Figures of one round. `loss` is the mean over sites that report one, else None.
+
+    The validation figures are None where nobody has images to validate on.
+    """
 
     number: int
     loss: float | None
-    validation_loss: float
-    validation_auc: float
+    validation_loss: float | None
+    validation_auc: float | None
     samples: int
     seconds: float
     sites: list[str]

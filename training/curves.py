@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -20,13 +21,16 @@ def draw(records: Sequence[RoundRecord], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3 if private else 2)
     rounds = [record.number for record in records]
-    axes[0].plot(rounds, [record.validation_loss for record in records], label="validation")
+    # None, where nobody validates, leaves a gap.
+    losses = np.array([record.validation_loss for record in records], dtype=np.float64)
+    areas = np.array([record.validation_auc for record in records], dtype=np.float64)
+    axes[0].plot(rounds, losses, label="validation")
     with_loss = [(record.number, record.loss) for record in records if record.loss is not None]
     if with_loss:
         axes[0].plot(*zip(*with_loss, strict=True), label="training (mean over sites)")
     axes[0].set(xlabel="round", ylabel="loss")
     axes[0].legend()
-    axes[1].plot(rounds, [record.validation_auc for record in records])
+    axes[1].plot(rounds, areas)
     axes[1].set(xlabel="round", ylabel="macro AUC, validation")
     for name in private:
         points = [

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,13 +35,15 @@ from training.networks import PIXEL_STATISTICS, build
 from training.partition import sites_of
 from training.progress import Watch, unwatched
 from training.rounds import RoundResult, RoundRunner
-from training.site import Site, load_weights, weights_of
+from training.site import Site, Weights, load_weights, weights_of
 from training.tensorboard import EventLog
 
 LOG_FILE = "log.json"
 _BATCH = 64
 Report = Callable[[str], None]
 Keep = Callable[[RoundRecord], None]
+Play = Callable[[int, Sequence[str], Weights], RoundResult]
+"""Play a round, from 0, with sites of these names, from these weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +78,25 @@ def build_sites(
     Raises:
         SettingsError: a site has no images, or its budget cannot be read.
     """
-    sites: list[Site] = []
-    for name, samples in sites_of(settings, training.samples).items():
-        cohort = training.select(samples)
-        if settings.privacy is None:
-            labels = labels_of(cohort.samples)
-            sites.append(LocalSite(name, cohort.images, labels, len(CLASSES), settings, watch))
-        else:
-            sites.append(_private_site(name, cohort, settings, watch))
-    return sites
+    return [
+        build_site(name, training.select(samples), settings, watch)
+        for name, samples in sites_of(settings, training.samples).items()
+    ]
+
+
+def build_site(
+    name: str, cohort: Cohort, settings: TrainingSettings, watch: Watch = unwatched
+) -> Site:
+    """Give one site its step, private or plain.
+
+    Raises:
+        SettingsError: the site has no images, or its budget cannot be read.
+        BudgetSpentError: its budget does not allow a single round.
+    """
+    if settings.privacy is None:
+        labels = labels_of(cohort.samples)
+        return LocalSite(name, cohort.images, labels, len(CLASSES), settings, watch)
+    return _private_site(name, cohort, settings, watch)
 
 
 def _private_site(
@@ -192,7 +204,7 @@ def run(
     torch.set_num_threads(settings.threads)
     model = build_network(settings)
     fingerprint = f"{settings.digest()}/{intake.fingerprint()}"
-    progress = _first_progress(model, folder, fingerprint, resume)
+    progress = first_progress(model, folder, fingerprint, resume)
     if resume:
         report(f"resumed after round {len(progress.records)}")
     validator = Validator(intake.validation, model, settings, watch)
@@ -202,6 +214,23 @@ def run(
         [site.name for site in everyone],
         settings.training.rounds,
     )
+    by_name = {site.name: site for site in everyone}
+
+    def play(number: int, names: Sequence[str], weights: Weights) -> RoundResult:
+        return runner.run(number, [by_name[name] for name in names], model, weights)
+
+    with keeping(settings, progress, folder, fingerprint, report) as kept:
+        stopped = run_rounds(settings, progress, play, tuple(by_name), model, validator, kept)
+    load_weights(model, progress.best)
+    model.eval()
+    return Outcome(model, progress, stopped)
+
+
+@contextmanager
+def keeping(
+    settings: TrainingSettings, progress: Progress, folder: Path, fingerprint: str, report: Report
+) -> Iterator[list[Keep]]:
+    """What is to be kept after every round: checkpoint, log, a line, and figures if asked for."""
     with ExitStack() as stack:
         kept: list[Keep] = [
             lambda record: checkpoint.save(folder, progress, fingerprint),
@@ -210,13 +239,10 @@ def run(
         ]
         if settings.output.tensorboard:
             kept.append(stack.enter_context(EventLog(folder, progress.records)).add)
-        stopped = _rounds(settings, progress, runner, everyone, model, validator, kept)
-    load_weights(model, progress.best)
-    model.eval()
-    return Outcome(model, progress, stopped)
+        yield kept
 
 
-def _first_progress(model: nn.Module, folder: Path, fingerprint: str, resume: bool) -> Progress:
+def first_progress(model: nn.Module, folder: Path, fingerprint: str, resume: bool) -> Progress:
     """What a run starts from: the weights of `model`, or those of the checkpoint, put into it."""
     if resume:
         progress = checkpoint.load(folder, fingerprint)
@@ -231,39 +257,44 @@ def _first_progress(model: nn.Module, folder: Path, fingerprint: str, resume: bo
     return Progress(initial, initial)
 
 
-def _rounds(
+def run_rounds(
     settings: TrainingSettings,
     progress: Progress,
-    runner: RoundRunner,
-    everyone: Sequence[Site],
+    play: Play,
+    names: Sequence[str],
     model: nn.Module,
-    validator: Validator,
+    validator: Validator | None,
     kept: Sequence[Keep],
 ) -> str:
-    """Run the rounds that are left, `kept` after each; return why there are no more."""
+    """Play the rounds that are left with the sites `names`, `kept` after each.
+
+    Returns why there are no more. Without a validator the last round is the best one.
+    """
     for number in range(len(progress.records), settings.training.rounds):
-        active = [site for site in everyone if site.name not in progress.retired]
+        active = [name for name in names if name not in progress.retired]
         reason = _reason_to_stop(settings, progress, len(active))
         if reason:
             return reason
         started = time.monotonic()
         try:
-            result = runner.run(number, active, model, progress.weights)
+            result = play(number, active, progress.weights)
         except TooFewSitesError as error:
             if not error.spent:
                 raise
             progress.retired += error.spent
             return f"the privacy budget of {', '.join(error.spent)} is spent"
         load_weights(model, result.weights)
-        loss, auc = validator.score(model, settings.size_in(number))
+        loss, auc = None, None
+        if validator is not None:
+            loss, auc = validator.score(model, settings.size_in(number))
         record = _record(number + 1, result, loss, auc, time.monotonic() - started)
         progress.weights = dict(result.weights)
         progress.records.append(record)
         progress.retired += result.spent
         # A network of an earlier stage is not one for the size that is exported.
-        if number >= _first_candidate(settings) and auc > progress.best_auc:
+        if number >= _first_candidate(settings) and (auc is None or auc > progress.best_auc):
             progress.best, progress.best_round = dict(result.weights), number + 1
-            progress.best_auc = auc
+            progress.best_auc = progress.best_auc if auc is None else auc
         for keep in kept:
             keep(record)
     return "all rounds done"
@@ -288,7 +319,7 @@ def _reason_to_stop(settings: TrainingSettings, progress: Progress, active: int)
 
 
 def _record(
-    number: int, result: RoundResult, loss: float, auc: float, seconds: float
+    number: int, result: RoundResult, loss: float | None, auc: float | None, seconds: float
 ) -> RoundRecord:
     losses = [metrics["loss"] for metrics in result.metrics.values() if "loss" in metrics]
     return RoundRecord(
@@ -311,7 +342,9 @@ def _line(record: RoundRecord, settings: TrainingSettings) -> str:
         parts.append(f"{settings.size_in(record.number - 1)} px")
     if record.loss is not None:
         parts.append(f"loss {record.loss:.4f}")
-    parts.append(f"validation loss {record.validation_loss:.4f} AUC {record.validation_auc:.4f}")
+    if record.validation_loss is not None and record.validation_auc is not None:
+        figures = f"loss {record.validation_loss:.4f} AUC {record.validation_auc:.4f}"
+        parts.append(f"validation {figures}")
     epsilons = [
         f"{name} {metrics['epsilon_prv']:.2f} (RDP {metrics['epsilon_rdp']:.2f})"
         for name, metrics in sorted(record.metrics.items())
@@ -329,7 +362,7 @@ def _write_log(folder: Path, settings: TrainingSettings, progress: Progress) -> 
     content = {
         "settings": settings.model_dump(mode="json"),
         "best_round": progress.best_round,
-        "best_validation_auc": progress.best_auc if progress.best_round else None,
+        "best_validation_auc": progress.best_auc if math.isfinite(progress.best_auc) else None,
         "rounds": [asdict(record) for record in progress.records],
     }
     text = json.dumps(content, indent=1, allow_nan=False)
