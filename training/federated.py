@@ -25,11 +25,12 @@ from training.checkpoint import Progress, RoundRecord
 from training.config import TrainingSettings
 from training.data import CLASSES, labels_of
 from training.dp import PrivacySettings as PrivateSteps
-from training.dp import PrivateSite, refuse_mixing, trains_head_only
+from training.dp import PrivateSite, refuse_mixing
 from training.errors import BudgetSpentError, DivergedError, SettingsError, TooFewSitesError
+from training.features import FeatureStore, features_of, trains_head_only
 from training.files import write_atomically
 from training.intake import Cohort, Intake
-from training.local import LocalSite, features_of, scaled
+from training.local import LocalSite, scaled
 from training.metrics import macro_auc, softmax
 from training.networks import PIXEL_STATISTICS, build
 from training.partition import sites_of
@@ -71,7 +72,10 @@ def build_network(settings: TrainingSettings) -> nn.Module:
 
 
 def build_sites(
-    settings: TrainingSettings, training: Cohort, watch: Watch = unwatched
+    settings: TrainingSettings,
+    training: Cohort,
+    watch: Watch = unwatched,
+    store: FeatureStore | None = None,
 ) -> list[Site]:
     """Cut the training images into sites; give each its step, private or plain.
 
@@ -79,13 +83,17 @@ def build_sites(
         SettingsError: a site has no images, or its budget cannot be read.
     """
     return [
-        build_site(name, training.select(samples), settings, watch)
+        build_site(name, training.select(samples), settings, watch, store)
         for name, samples in sites_of(settings, training.samples).items()
     ]
 
 
 def build_site(
-    name: str, cohort: Cohort, settings: TrainingSettings, watch: Watch = unwatched
+    name: str,
+    cohort: Cohort,
+    settings: TrainingSettings,
+    watch: Watch = unwatched,
+    store: FeatureStore | None = None,
 ) -> Site:
     """Give one site its step, private or plain.
 
@@ -95,12 +103,16 @@ def build_site(
     """
     if settings.privacy is None:
         labels = labels_of(cohort.samples)
-        return LocalSite(name, cohort.images, labels, len(CLASSES), settings, watch)
-    return _private_site(name, cohort, settings, watch)
+        return LocalSite(name, cohort.images, labels, len(CLASSES), settings, watch, store)
+    return _private_site(name, cohort, settings, watch, store)
 
 
 def _private_site(
-    name: str, cohort: Cohort, settings: TrainingSettings, watch: Watch
+    name: str,
+    cohort: Cohort,
+    settings: TrainingSettings,
+    watch: Watch,
+    store: FeatureStore | None,
 ) -> PrivateSite:
     if settings.privacy is None:
         raise SettingsError("a private site needs the section [privacy]")
@@ -115,18 +127,32 @@ def _private_site(
         momentum=settings.training.momentum,
         weight_decay=settings.training.weight_decay,
     )
+    budget = open_budget(name, settings)
+    images = (torch.from_numpy(cohort.images).float() / 255.0 - mean) / std
+    labels = torch.from_numpy(labels_of(cohort.samples))
+    return PrivateSite(name, images, labels, steps, budget, watch=watch, store=store)
+
+
+def open_budget(name: str, settings: TrainingSettings) -> Budget:
+    """The privacy budget of a site, which must allow one more round.
+
+    Raises:
+        SettingsError: it cannot be read, or nothing is private here.
+        BudgetSpentError: it does not.
+    """
+    if settings.privacy is None:
+        raise SettingsError("a budget needs the section [privacy]")
+    own, steps = settings.privacy.of(name), settings.training.local_steps
     budget = Budget(
         name, Allowance(own.epsilon, own.delta, own.accountant), own.budget_folder / f"{name}.json"
     )
-    if budget.remaining(own.noise_multiplier, own.sample_rate, steps.steps) < steps.steps:
+    if budget.remaining(own.noise_multiplier, own.sample_rate, steps) < steps:
         raise BudgetSpentError(
             f"the budget of site {name!r} does not allow one more round (epsilon "
             f"{budget.spent().epsilon_prv:.3f} of {own.epsilon:g} is spent, see "
             f"{own.budget_folder}); its images cannot be trained on any further"
         )
-    images = (torch.from_numpy(cohort.images).float() / 255.0 - mean) / std
-    labels = torch.from_numpy(labels_of(cohort.samples))
-    return PrivateSite(name, images, labels, steps, budget, watch=watch)
+    return budget
 
 
 class Validator:
@@ -138,8 +164,10 @@ class Validator:
         model: nn.Module,
         settings: TrainingSettings,
         watch: Watch = unwatched,
+        store: FeatureStore | None = None,
     ) -> None:
         self._watch = watch
+        self._store = store
         self._mean, self._std = PIXEL_STATISTICS[settings.model.name]
         self._images = torch.from_numpy(cohort.images)
         self._labels = labels_of(cohort.samples)
@@ -158,7 +186,12 @@ class Validator:
             self._scaled, self._features = scaled(self._images, wanted), None
         if self._keeps_features and self._features is None:
             self._features = features_of(
-                model, self._scaled, self._mean, self._std, self._watch, "features, validation"
+                model,
+                self._scaled,
+                self._normalised,
+                store=self._store,
+                watch=self._watch,
+                what="features, validation",
             )
         model.eval()
         with torch.no_grad():
@@ -177,10 +210,13 @@ class Validator:
     def _logits(self, model: nn.Module) -> list[Tensor]:
         parts: list[Tensor] = []
         for start in range(0, len(self._scaled), _BATCH):
-            part = self._scaled[start : start + _BATCH].float() / 255.0
-            parts.append(model((part - self._mean) / self._std))
+            part = self._scaled[start : start + _BATCH]
+            parts.append(model(self._normalised(part)))
             self._watch("validation", start + len(part), len(self._scaled))
         return parts
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images.float() / 255.0 - self._mean) / self._std
 
 
 def run(
@@ -192,10 +228,11 @@ def run(
     report: Report = print,
     sites: list[Site] | None = None,
     watch: Watch = unwatched,
+    store: FeatureStore | None = None,
 ) -> Outcome:
     """Train; `folder` gets a checkpoint and a log after every round.
 
-    `sites` replaces those that `build_sites` makes. An interruption loses the round it falls into
+    `sites` replaces those that `build_sites` makes; `store` keeps features for the next run. An interruption loses the round it falls into
     and nothing before it: call again with `resume`.
 
     Raises:
@@ -207,8 +244,8 @@ def run(
     progress = first_progress(model, folder, fingerprint, resume)
     if resume:
         report(f"resumed after round {len(progress.records)}")
-    validator = Validator(intake.validation, model, settings, watch)
-    everyone = build_sites(settings, intake.training, watch) if sites is None else sites
+    validator = Validator(intake.validation, model, settings, watch, store)
+    everyone = build_sites(settings, intake.training, watch, store) if sites is None else sites
     runner = RoundRunner(
         settings.federation_or_default(),
         [site.name for site in everyone],
