@@ -25,9 +25,10 @@ from torch.nn import functional
 from training.accounting import Steps
 from training.budget import Budget
 from training.errors import DivergedError, SettingsError
+from training.features import FeatureStore, features_of, trains_head_only
 from training.noise import SecureSource
 from training.progress import Watch, unwatched
-from training.site import SiteUpdate, Weights, load_weights, shared_names, update_since
+from training.site import SiteUpdate, Weights, load_weights, update_since
 
 _GRID_BITS = 24
 # Rounding of the norm itself, in float64, must not let a gradient be longer than the bound.
@@ -99,6 +100,7 @@ class PrivateSite:
         budget: Budget,
         source: SecureSource | None = None,
         watch: Watch = unwatched,
+        store: FeatureStore | None = None,
     ) -> None:
         if len(images) == 0 or len(images) != len(labels):
             raise SettingsError(
@@ -114,6 +116,7 @@ class PrivateSite:
         self._features: Tensor | None = None
         self._rate = settings.learning_rate
         self._watch = watch
+        self._store = store
         self._title = name
 
     @property
@@ -181,15 +184,15 @@ class PrivateSite:
         if not trains_head_only(model):
             return model, views
         if self._features is None:
-            features = getattr(model, "features")  # noqa: B009 (nn.Module types it as a tensor)
-            model.eval()
-            with torch.no_grad():
-                flat = views.flatten(0, 1)
-                parts: list[Tensor] = []
-                for start in range(0, len(flat), self._settings.physical_batch):
-                    parts.append(features(flat[start : start + self._settings.physical_batch]))
-                    self._watch(f"features, {self._name}", start + len(parts[-1]), len(flat))
-            self._features = torch.cat(parts).reshape(len(views), views.shape[1], -1)
+            found = features_of(
+                model,
+                views.flatten(0, 1),
+                lambda images: images,
+                store=self._store,
+                watch=self._watch,
+                what=f"features, {self._name}",
+            )
+            self._features = found.reshape(len(views), views.shape[1], -1)
         head = model.get_submodule("head")
         return head, self._features
 
@@ -254,13 +257,6 @@ def _on_grid(gradients: NDArray[np.float64], clip_norm: float) -> NDArray[np.int
     factors = _SAFETY / np.maximum(norms, clip_norm) * 2.0**_GRID_BITS
     clipped: NDArray[np.int64] = np.trunc(gradients * factors[:, np.newaxis]).astype(np.int64)
     return clipped
-
-
-def trains_head_only(model: nn.Module) -> bool:
-    """Whether all that is trained lies in `head`, behind a method `features`."""
-    return hasattr(model, "features") and all(
-        name.startswith("head.") for name in shared_names(model)
-    )
 
 
 def refuse_mixing(model: nn.Module) -> None:

@@ -154,6 +154,10 @@ class EfficientNetLite0(nn.Module):
         self.average = nn.AdaptiveAvgPool2d(1)
         self.head = StandardisedHead(features, classes)
 
+    def extra_repr(self) -> str:
+        """What the layers do not show of how features come about."""
+        return f"tapped={self.tapped}"
+
     def features(self, images: Tensor) -> Tensor:
         """Map normalised images, float [n, channels, h, w], to pooled features, float [n, d]."""
         values: Tensor = self.stem(images)

@@ -12,10 +12,11 @@ from training.budget import Allowance, Budget
 from training.config import TrainingSettings
 from training.data import CLASSES, labels_of
 from training.dp import PrivacySettings as PrivateSteps
-from training.dp import PrivateSite, trains_head_only
+from training.dp import PrivateSite
+from training.features import trains_head_only
 from training.federated import build_network
 from training.intake import Cohort, Intake
-from training.local import LocalSite, features_of, keeps_features, scaled
+from training.local import LocalSite, keeps_features, scaled
 from training.networks import PIXEL_STATISTICS
 from training.progress import Watch, unwatched
 from training.secagg.masks import add_mask
@@ -98,11 +99,8 @@ def _seconds_of_image(settings: TrainingSettings, cohort: Cohort, size: int) -> 
     mean, std = PIXEL_STATISTICS[settings.model.name]
     images = scaled(torch.from_numpy(cohort.images[:64]), size)
     started = time.monotonic()
-    if hasattr(model, "features"):
-        features_of(model, images, mean, std)
-    else:
-        with torch.no_grad():
-            model((images.float() / 255.0 - mean) / std)
+    with torch.no_grad():
+        model((images.float() / 255.0 - mean) / std)
     return (time.monotonic() - started) / len(images)
 
 

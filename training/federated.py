@@ -232,8 +232,8 @@ def run(
 ) -> Outcome:
     """Train; `folder` gets a checkpoint and a log after every round.
 
-    `sites` replaces those that `build_sites` makes; `store` keeps features for the next run. An interruption loses the round it falls into
-    and nothing before it: call again with `resume`.
+    `sites` replaces those that `build_sites` makes; `store` keeps features for the next run. An
+    interruption loses the round it falls into and nothing before it: call again with `resume`.
 
     Raises:
         TrainingError: see the messages; rounds that are done are in the checkpoint.

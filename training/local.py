@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from training.augment import augment
 from training.config import OptimiserSettings, TrainingSettings
-from training.dp import trains_head_only
 from training.errors import DivergedError, SettingsError
+from training.features import FeatureStore, features_of, trains_head_only
 from training.networks import PIXEL_STATISTICS
 from training.progress import Watch, unwatched
 from training.site import (
@@ -42,6 +42,7 @@ class LocalSite:
         classes: int,
         settings: TrainingSettings,
         watch: Watch = unwatched,
+        store: FeatureStore | None = None,
     ) -> None:
         if len(images) == 0 or len(images) != len(labels):
             raise SettingsError(
@@ -55,6 +56,7 @@ class LocalSite:
         self._classes = classes
         self._settings = settings
         self._watch = watch
+        self._store = store
         self._mean, self._std = PIXEL_STATISTICS[settings.model.name]
         self._scaled = self._images
         self._features: Tensor | None = None
@@ -147,7 +149,12 @@ class LocalSite:
             return model
         if self._features is None:
             self._features = features_of(
-                model, self._scaled, self._mean, self._std, self._watch, f"features, {self.name}"
+                model,
+                self._scaled,
+                self._normalised,
+                store=self._store,
+                watch=self._watch,
+                what=f"features, {self.name}",
             )
         return model.get_submodule("head")
 
@@ -171,6 +178,10 @@ class LocalSite:
             images = share * images + (1.0 - share) * images[other]
             targets = share * targets + (1.0 - share) * targets[other]
         return (images - self._mean) / self._std, targets
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Return float [b, 1, h, w] of uint8 images of that shape."""
+        return (images.float() / 255.0 - self._mean) / self._std
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:
@@ -199,28 +210,6 @@ def scaled(images: Tensor, size: int, batch: int = 256) -> Tensor:
 def keeps_features(model: nn.Module, settings: TrainingSettings) -> bool:
     """Whether features of the images can be computed once for all rounds of a stage."""
     return trains_head_only(model) and not any(settings.augmentation.model_dump().values())
-
-
-def features_of(
-    model: nn.Module,
-    images: Tensor,
-    mean: float,
-    std: float,
-    watch: Watch = unwatched,
-    what: str = "features",
-    batch: int = 32,
-) -> Tensor:
-    """Features, float [n, d], of uint8 images [n, 1, h, w], by a network that has `features`."""
-    features = getattr(model, "features")  # noqa: B009 (nn.Module types it as a tensor)
-    model.eval()
-    parts: list[Tensor] = []
-    with torch.no_grad():
-        for start in range(0, len(images), batch):
-            part = images[start : start + batch].float() / 255.0
-            parts.append(features((part - mean) / std))
-            watch(what, min(start + batch, len(images)), len(images))
-    joined: Tensor = torch.cat(parts)
-    return joined
 
 
 def rate_at(progress: float, settings: OptimiserSettings) -> float:

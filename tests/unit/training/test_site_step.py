@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from training import federated  # noqa: E402
 from training.errors import (  # noqa: E402
     SettingsError,
 )
+from training.features import FeatureStore, features_of  # noqa: E402
 from training.local import rate_at  # noqa: E402
 from training.site import (  # noqa: E402
     applied,
@@ -78,3 +80,32 @@ def test_the_learning_rate() -> None:
     assert rates == pytest.approx([0.05, 0.1, 0.05, 0.0], abs=1e-12)
     constant = settings.model_copy(update={"schedule": "constant"})
     assert rate_at(0.9, constant) == 0.1
+
+
+def test_stored_features_are_those_of_the_same_base_and_image(folder: Path) -> None:
+    def features(store: FeatureStore, images: Any, **options: Any) -> tuple[Any, int]:
+        settings = settings_of(
+            model={"name": "efficientnet-lite0", "options": {"pretrained": False, **options}}
+        )
+        computed = 0
+
+        def prepare(part: Any) -> Any:
+            nonlocal computed
+            computed += len(part)
+            return part.float() / 255.0
+
+        found = features_of(federated.build_network(settings), images, prepare, store=store)
+        return found, computed
+
+    images = torch.from_numpy(read(folder, settings_of()).training.images[:6])
+    store = FeatureStore()
+    whole, computed = features(store, images)
+    assert computed == 6
+    turned, computed = features(store, images.flip(0))
+    assert computed == 0
+    assert torch.equal(turned, whole.flip(0))
+    assert features(store, images + 1)[1] == 6
+    for other in ({"activation": "relu"}, {"taps": [5]}, {"taps": [2, 5]}):
+        fresh, computed = features(store, images, **other)
+        assert computed == 6
+        assert torch.equal(fresh, features(FeatureStore(), images, **other)[0])
