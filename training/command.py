@@ -1,4 +1,7 @@
-"""What `radiopaque train` does: read, estimate, train, draw, export.
+"""What `radiopaque train` does: read, estimate, train, publish.
+
+What comes after, measuring value ranges, is the product's work: it gets the result, with the images
+that are fit for it, in a file.
 
 Exit codes are those of `radiopaque`: 2 configuration and data, 7 a limit (a privacy budget), 1 for
 other failures of training, 130 interrupted.
@@ -9,22 +12,30 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from training.errors import BudgetSpentError, CheckpointError, SettingsError, TrainingError
 from training.progress import Bar, Watch, unwatched
 
-ONNX_FILE = "model.onnx"
+if TYPE_CHECKING:
+    from training.config import TrainingSettings
+    from training.federated import Outcome
+    from training.intake import Intake
+    from training.publish import Publication
+    from training.site import Site
+
 CURVES_FILE = "curves.png"
 _NEEDED = ("torch", "opacus", "matplotlib", "pydantic", "cryptography", "onnx", "onnxruntime")
 _SHOWN_SKIPPED = 5
-_EXPORT_CHECK_IMAGES = 16
+_CALIBRATION_IMAGES = 32
 
 Report = Callable[[str], None]
-Result = dict[str, str | int | float | None]
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,7 @@ class Request:
     output: Path
     resume: bool = False
     only_estimate: bool = False
+    calibrate: Path | None = None
 
 
 def train(request: Request, report: Report = print, watch: Watch = unwatched) -> Result:
@@ -49,14 +61,16 @@ def train(request: Request, report: Report = print, watch: Watch = unwatched) ->
     from training.config import load_settings
     from training.curves import draw
     from training.estimate import describe_seconds, estimate_seconds
-    from training.evaluate import normalise
-    from training.export import ExportError, export
-    from training.federated import build_sites, run
+    from training.federated import run
     from training.intake import read_folder
-    from training.networks import PIXEL_STATISTICS, export_ready
     from training.partition import describe
+    from training.tensorboard import require_package
 
     settings = load_settings(request.config)
+    if settings.output.tensorboard:
+        require_package()
+    if request.calibrate is not None and not request.calibrate.is_dir():
+        raise SettingsError(f"there is no folder {request.calibrate}; name one with images")
     intake = read_folder(request.data, settings.data, settings.seed, watch)
     for message in intake.skipped[:_SHOWN_SKIPPED]:
         report(f"skipped: {message}")
@@ -66,7 +80,7 @@ def train(request: Request, report: Report = print, watch: Watch = unwatched) ->
         f"{len(intake.training.samples)} images to train on, {len(intake.validation.samples)} to "
         "validate on (other patients)"
     )
-    sites = build_sites(settings, intake.training, watch)
+    sites = _sites(settings, intake, request.resume, report, watch)
     for line in describe(settings, intake.training.samples):
         report(line)
     seconds = estimate_seconds(settings, intake, watch)
@@ -88,31 +102,87 @@ def train(request: Request, report: Report = print, watch: Watch = unwatched) ->
             sites=sites,
             watch=watch,
         )
+        report(outcome.stopped)
+        progress = outcome.progress
+        if not progress.best_round:
+            raise TrainingError(
+                f"no round of the final image size was finished, so there is nothing to export: "
+                f"{outcome.stopped}"
+            )
+        draw(progress.records, request.output / CURVES_FILE)
+        publication = _publish(request, settings, intake, outcome, report)
     except KeyboardInterrupt:
         report(f"interrupted; go on with --resume --output {request.output}")
         raise
-    report(outcome.stopped)
-    progress = outcome.progress
-    if not progress.best_round:
-        raise TrainingError(f"not a single round was finished: {outcome.stopped}")
-    draw(progress.records, request.output / CURVES_FILE)
-    mean, std = PIXEL_STATISTICS[settings.model.name]
-    pixels = normalise(intake.validation.images[:_EXPORT_CHECK_IMAGES], mean, std)
-    try:
-        export(export_ready(outcome.model), pixels, request.output / ONNX_FILE)
-    except ExportError as error:
-        raise TrainingError(f"the network cannot be exported: {error}") from error
+    for line in publication.lines():
+        report(line)
     report(
-        f"best round {progress.best_round}: validation AUC {progress.best_auc:.4f}; wrote "
-        f"{request.output / ONNX_FILE}, {CURVES_FILE}"
+        f"wrote the network of round {progress.best_round} with manifest.json, card.md and its "
+        f"figures to {request.output}"
     )
+    figures = publication.manifest["metrics"]
     return {
         **result,
         "rounds": len(progress.records),
         "best_round": progress.best_round,
         "best_validation_auc": progress.best_auc,
+        "test_auc": figures["test"]["macro_auc"] if "test" in figures else None,
         "stopped": outcome.stopped,
+        "private": settings.privacy is not None,
+        "calibration": _calibration(request, settings, intake),
     }
+
+
+def _sites(
+    settings: TrainingSettings, intake: Intake, resume: bool, report: Report, watch: Watch
+) -> list[Site]:
+    """The sites; none if a run is to be ended whose budgets allow no more rounds."""
+    from training.federated import build_sites
+
+    try:
+        return build_sites(settings, intake.training, watch)
+    except BudgetSpentError as error:
+        if not resume:
+            raise
+        report(str(error))
+        return []
+
+
+def _publish(
+    request: Request, settings: TrainingSettings, intake: Intake, outcome: Outcome, report: Report
+) -> Publication:
+    from training.networks import PIXEL_STATISTICS, export_ready
+    from training.partition import sites_of
+    from training.provenance import provenance_of
+    from training.publish import patients_of, publish, read_test
+
+    test, message = read_test(request.data, settings.data)
+    if message:
+        report(f"test folder: {message}")
+    samples = sites_of(settings, intake.training.samples)
+    return publish(
+        export_ready(outcome.model),
+        provenance_of(settings, outcome.progress, outcome.stopped, samples),
+        PIXEL_STATISTICS[settings.model.name],
+        request.output,
+        validation=intake.validation,
+        test=test,
+        patients=patients_of(intake.training, intake.validation),
+    )
+
+
+def _calibration(request: Request, settings: TrainingSettings, intake: Intake) -> list[str]:
+    """Images to measure value ranges on: a folder that was named, or some to train on.
+
+    Ranges are not noised, so the images of private sites are not among them.
+    """
+    if request.calibrate is not None:
+        return [str(request.calibrate.resolve())]
+    if settings.privacy is not None:
+        return []
+    samples = intake.training.samples
+    chosen = samples[:: -(-len(samples) // _CALIBRATION_IMAGES)]
+    return [str(sample.path.resolve()) for sample in chosen]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -121,11 +191,13 @@ def build_parser() -> argparse.ArgumentParser:
         prog="radiopaque train",
         description=(
             "Train on one folder, alone or as several sites, with or without differential privacy. "
-            "Writes model.onnx, log.json, curves.png and checkpoint.pt; interrupt it at any time."
+            "Writes a model folder that can be compiled and served: model.onnx, manifest.json, "
+            "card.md and figures. Interrupt it at any time."
         ),
         epilog=(
-            "JSON keys: output, rounds, best_round, best_validation_auc, stopped, "
-            "estimate_seconds, skipped_images."
+            "JSON keys: output, rounds, best_round, best_validation_auc, test_auc (null without "
+            "DATA/test), stopped, private, estimate_seconds, skipped_images, ranges (tensors "
+            "whose range is in the manifest)."
         ),
     )
     add = parser.add_argument
@@ -134,7 +206,18 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path("runs/model"), help="folder (default: %(default)s)")
     add("--resume", action="store_true", help="go on after the last finished round")
     add("--estimate", action="store_true", help="say how long it would take, and stop")
+    add(
+        "--calibrate",
+        type=Path,
+        metavar="DIR",
+        help=(
+            "images to measure the compiler's value ranges on (default: some training images; for "
+            "a private model, whose sites' images must not be used, the public samples/labelled)"
+        ),
+    )
     add("--json", action="store_true", help="print one JSON object at the end, the rest on stderr")
+    # For `radiopaque train`, which goes on from there.
+    add("--hand-over", type=Path, help=argparse.SUPPRESS)
     return parser
 
 
@@ -143,7 +226,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     stream = sys.stderr if options.json else sys.stdout
     request = Request(
-        options.config, options.data, options.output, options.resume, options.estimate
+        options.config,
+        options.data,
+        options.output,
+        options.resume,
+        options.estimate,
+        options.calibrate,
     )
     bar = Bar(shown=not options.json and sys.stderr.isatty())
 
@@ -171,10 +259,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         bar.clear()
-    if options.json:
+    if options.hand_over is not None:
+        options.hand_over.write_text(json.dumps(result), encoding="utf-8")
+    elif options.json:
         print(json.dumps(result))
     return 0
 
 
+def _interrupt_once(number: int, frame: object) -> None:
+    """A second Ctrl-C, or one that two processes pass on, must not spoil what the first starts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # it may be ignored
+        signal.signal(signal.SIGINT, _interrupt_once)
     sys.exit(main())

@@ -154,21 +154,3 @@ def _load_image(path: Path, size: int) -> NDArray[np.uint8]:
 def labels_of(samples: Iterable[Sample]) -> NDArray[np.int64]:
     """Return the labels, int64 [n]."""
     return np.array([sample.label for sample in samples], dtype=np.int64)
-
-
-def pixel_statistics(images: NDArray[np.uint8]) -> tuple[float, float]:
-    """Return mean and standard deviation of all pixels, scaled to 0..1.
-
-    Raises:
-        DataError: there are no images, or they are all of one grey level.
-    """
-    counts = np.bincount(images.reshape(-1), minlength=256).astype(np.float64)
-    total = counts.sum()
-    if total == 0:
-        raise DataError("there are no images to take the mean of; check the training folder")
-    levels = np.arange(256) / 255.0
-    mean = float((counts * levels).sum() / total)
-    deviation = float(np.sqrt((counts * (levels - mean) ** 2).sum() / total))
-    if deviation == 0.0:
-        raise DataError("all pixels have the same grey level; check the training folder")
-    return mean, deviation

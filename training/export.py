@@ -1,15 +1,17 @@
-"""Export of a trained network to ONNX, with the weights stored as float16.
+"""Export of a trained network to ONNX, with the weights stored as float16 where that is harmless.
 
 Only the storage is half precision: a Cast node widens each weight to float32, so every runtime
-computes in float32, and the file is half the size. Biases stay float32, they cost nothing. Batch
-norm is folded into the convolutions by the exporter before the weights are rounded.
+computes in float32, and the file is half the size. Biases stay float32, they cost nothing. Norms
+are folded into the convolutions before the weights are rounded.
 """
 
 from __future__ import annotations
 
 import tempfile
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from training.files import write_atomically
+from training.errors import TrainingError
 
 OPSET = 17
 INPUT = "image"
@@ -28,12 +30,23 @@ BATCH = "n"
 
 # float32 sums in another order differ by about 1e-5 at logits of a few units.
 EXPORT_TOLERANCE = 1e-3
-# Weights rounded to 11 significant bits move the logits by a few thousandths.
-STORAGE_TOLERANCE = 0.05
+# Weights rounded to 11 significant bits move the logits of most networks by a few thousandths.
+STORAGE_LIMIT = 0.05
+
+Weights = Literal["auto", "float32"]
 
 
-class ExportError(RuntimeError):
-    """The exported network does not compute what the trained one does."""
+class ExportError(TrainingError):
+    """The exported network does not compute what the trained one does, or cannot be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A checked network, how its weights are stored, and a sentence that says why."""
+
+    model: onnx.ModelProto
+    storage: Literal["float16", "float32"]
+    reason: str
 
 
 def to_onnx(model: nn.Module, size: int, channels: int = 1) -> onnx.ModelProto:
@@ -42,6 +55,9 @@ def to_onnx(model: nn.Module, size: int, channels: int = 1) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # The exporter that this uses is deprecated in favour of one that needs onnxscript.
         warnings.simplefilter("ignore", DeprecationWarning)
+        # A Pad takes its amounts from a reversed list, Slice with step -1, which the exporter
+        # does not compute in advance. They are constants: runtimes and our compiler do.
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         path = Path(folder) / "exported.onnx"
         torch.onnx.export(
             model,
@@ -74,10 +90,7 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
         with np.errstate(over="ignore"):
             half = numpy_helper.to_array(initialiser).astype(np.float16)
         if not np.isfinite(half).all():
-            raise ExportError(
-                f"weight {name!r} has values beyond the float16 range of +-65504; "
-                "train with weight decay, or store this network in float32"
-            )
+            raise ExportError(f"weight {name!r} has values beyond the float16 range of +-65504")
         half_name = f"{name}_float16"
         initialiser.CopyFrom(numpy_helper.from_array(half, half_name))
         casts.append(
@@ -92,41 +105,61 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return stored
 
 
-def run(model: onnx.ModelProto | Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return onnxruntime's logits, float32 [n, classes], for normalised images [n, c, h, w]."""
+def session_of(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
+    """Return a session of onnxruntime on the CPU."""
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    batches = np.array_split(images, max(1, len(images) // 32))
-    return np.concatenate([session.run([OUTPUT], {INPUT: batch})[0] for batch in batches])
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def export(
-    model: nn.Module, images: NDArray[np.float32], path: Path
-) -> tuple[onnx.ModelProto, float]:
-    """Write the network to `path`; return it and the largest logit error of the half storage.
+def run(
+    model: onnx.ModelProto | onnxruntime.InferenceSession, images: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return onnxruntime's logits, float32 [n, classes], for normalised images [n, c, h, w]."""
+    session = session_of(model) if isinstance(model, onnx.ModelProto) else model
+    logits: NDArray[np.float32] = session.run([OUTPUT], {INPUT: images})[0]
+    return logits
 
-    `images`, normalised float32 [n, c, h, w], are what torch and onnxruntime are compared on.
+
+def export(model: nn.Module, images: NDArray[np.float32], weights: Weights = "auto") -> Exported:
+    """Return the network as ONNX, checked against torch.
+
+    `images`, normalised float32 [n, c, h, w], are what is compared on; of n = 0 the shape alone is
+    used. With "auto", weights are stored as float16 if that moves no logit of the images by more
+    than STORAGE_LIMIT.
 
     Raises:
-        ExportError: the two differ by more than rounding explains.
+        ExportError: torch and onnxruntime differ by more than rounding explains.
     """
     exact = to_onnx(model, images.shape[-1], images.shape[1])
-    stored = store_half(exact)
+    compared = images if len(images) else _noise(images.shape[1:])
     with torch.inference_mode():
-        expected = model(torch.from_numpy(images)).numpy()
-    graph_error = float(np.abs(run(exact, images) - expected).max())
+        expected = model(torch.from_numpy(compared)).numpy()
+    graph_error = float(np.abs(run(exact, compared) - expected).max())
     if not graph_error <= EXPORT_TOLERANCE:
         raise ExportError(
-            f"onnxruntime differs from torch by {graph_error:.2g} (at most {EXPORT_TOLERANCE}); "
-            "check the versions of torch and onnxruntime"
+            f"the network cannot be exported: onnxruntime differs from torch by {graph_error:.2g} "
+            f"(at most {EXPORT_TOLERANCE}); check the versions of torch and onnxruntime"
         )
-    storage_error = float(np.abs(run(stored, images) - expected).max())
-    if not storage_error <= STORAGE_TOLERANCE:
-        raise ExportError(
-            f"float16 weights move a logit by {storage_error:.2g} (at most {STORAGE_TOLERANCE}); "
-            "train with weight decay, or store this network in float32"
-        )
-    write_atomically(path, stored.SerializeToString())
-    return stored, storage_error
+    if weights == "float32":
+        return Exported(exact, "float32", "as configured")
+    if not len(images):
+        return Exported(exact, "float32", "there were no images to check float16 on")
+    try:
+        stored = store_half(exact)
+    except ExportError as error:
+        return Exported(exact, "float32", str(error))
+    moved = float(np.abs(run(stored, images) - expected).max())
+    if not moved <= STORAGE_LIMIT:
+        reason = f"float16 would move a logit by {moved:.2g}, more than {STORAGE_LIMIT}"
+        return Exported(exact, "float32", reason)
+    reason = (
+        f"moves no logit of {len(images)} images by more than {moved:.2g} ({STORAGE_LIMIT} allowed)"
+    )
+    return Exported(stored, "float16", reason)
+
+
+def _noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Four images, float32 [4, *shape], of normal noise."""
+    return np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)

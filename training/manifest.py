@@ -3,90 +3,113 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training.data import CLASSES, IMAGE_SIZE
-from training.evaluate import Evaluation
-from training.files import sha256_of, write_atomically
+from training.data import CLASSES
+from training.errors import SettingsError
+from training.evaluate import DEFINITIONS, Evaluation
+from training.export import Exported
+from training.provenance import Provenance
+from training.sources import DATA_SETS, INTENDED_USE
 
-NAME = "pneumonia-resnet18"
-VERSION = "1.0.0"
+MANIFEST_FILE = "manifest.json"
 ONNX_FILE = "model.onnx"
-
-INTENDED_USE: dict[str, Any] = {
-    "modalities": ["CR", "DX"],
-    "body_parts": ["CHEST"],
-    "views": ["AP", "PA"],
-    "age_years": [1, 5],
-    "statement": (
-        "Demonstration and research on private inference with frontal chest radiographs of "
-        "children of 1 to 5 years. Not a medical device, not for diagnosis."
-    ),
-}
-
-TRAINING_DATA: dict[str, Any] = {
-    "title": (
-        "Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for Classification, "
-        "version 2 (chest X-rays)"
-    ),
-    "authors": ["Daniel Kermany", "Kang Zhang", "Michael Goldbaum"],
-    "doi": "10.17632/rscbjbr9sj.2",
-    "article": "Kermany et al., Cell 172 (2018) 1122-1131, doi 10.1016/j.cell.2018.02.010",
-    "licence": "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
-    "population": "children of 1 to 5 years, Guangzhou Women and Children's Medical Center",
-    "changes": (
-        "resized to 224x224 without keeping the aspect ratio, stored as RGB (R=G=B), "
-        "re-encoded as JPEG; read as grey levels, randomly transformed during training"
-    ),
-}
+LICENCE = "Apache-2.0"
 
 
 def build_manifest(
-    onnx_path: Path,
-    mean: float,
-    std: float,
-    test: Evaluation,
-    validation: Evaluation,
-    counts: dict[str, int],
+    exported: Exported,
+    sha256: str,
+    provenance: Provenance,
+    pixels: tuple[float, float],
+    metrics: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the manifest of the model in `onnx_path`.
+    """Return the manifest of an exported network.
 
-    `mean` and `std` refer to pixels scaled to 0..1; `counts` has the images trained on, by class.
+    `pixels` are mean and deviation, of grey levels from 0 to 1, that it was trained with; `metrics`
+    are those of `metrics_of`.
     """
+    settings = provenance.settings
+    output, size = settings.output, settings.data.image_size
+    mean, std = pixels
     return {
         "schema": 1,
-        "name": NAME,
-        "version": VERSION,
-        "onnx": onnx_path.name,
-        "sha256": sha256_of(onnx_path),
-        "licence": "Apache-2.0",
+        "name": output.name or f"pneumonia-{settings.model.name}",
+        "version": output.version,
+        "onnx": ONNX_FILE,
+        "sha256": sha256,
+        "licence": LICENCE,
         "task": "multiclass",
         "classes": list(CLASSES),
         "preprocessing": {
-            "channels": 1,
-            "height": IMAGE_SIZE,
-            "width": IMAGE_SIZE,
+            "channels": exported.model.graph.input[0].type.tensor_type.shape.dim[1].dim_value,
+            "height": size,
+            "width": size,
             "resize": "stretch",
             "interpolation": "bilinear",
             "mean": [mean],
             "std": [std],
         },
-        "intended_use": INTENDED_USE,
-        "metrics": {
-            "split": "test",
-            "split_note": "322 of the 624 images of the official test set; chose nothing",
-            **test.as_dict(),
-            "validation": {
-                "split_note": "cut from the training folder, grouped by patient; chose nothing",
-                **validation.as_dict(),
-            },
+        "intended_use": dict(INTENDED_USE[output.data_set]),
+        "description": output.description,
+        "metrics": dict(metrics),
+        "training_data": {**DATA_SETS[output.data_set], **_images(provenance)},
+        "training": {
+            **provenance.as_dict(),
+            "weights": {"stored_as": exported.storage, "reason": exported.reason},
         },
-        "training_data": {**TRAINING_DATA, "images": counts},
     }
 
 
-def write_manifest(manifest: dict[str, Any], path: Path) -> None:
-    """Write the manifest as indented UTF-8 JSON."""
+def metrics_of(
+    evaluations: Mapping[str, Evaluation], notes: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Figures of each set of images, by its name, with a note on what it was used for."""
+    if not evaluations:
+        return {}
+    sets = {
+        name: {"note": notes[name], **evaluation.as_dict()}
+        for name, evaluation in evaluations.items()
+    }
+    return {**sets, "definitions": dict(DEFINITIONS)}
+
+
+def _images(provenance: Provenance) -> dict[str, Any]:
+    """How many images were trained on, and of which class where no site keeps that to itself."""
+    content: dict[str, Any] = {}
+    if provenance.images is not None:
+        content["images"] = provenance.images
+    known = [site.images_by_class for site in provenance.sites]
+    if known and all(counts is not None for counts in known):
+        total: Counter[str] = Counter()
+        for counts in known:
+            total.update(counts or {})
+        content["images_by_class"] = {title: total[title] for title in CLASSES}
+    return content
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a model folder.
+
+    Raises:
+        SettingsError: there is none, or it is not JSON.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"{path} cannot be read ({error}); name a folder that training wrote"
+        ) from error
+    return content
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest as indented UTF-8 JSON, intervals and ranges on one line each."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode("utf-8"))
+    number = r"(-?[\d.e+-]+|null)"
+    return (re.sub(rf"\[\s+{number},\s+{number}\s+\]", r"[\1, \2]", text) + "\n").encode()

@@ -1,14 +1,27 @@
-"""``radiopaque train``: local and federated training from one configuration file."""
+"""``radiopaque train``: local and federated training, and the value ranges of what comes out.
+
+The companion trains in a process of its own: it and the product never share one. It hands over, in
+a file, where the model is and which images are fit to measure its ranges on.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import os
+import json
+import signal
+import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import typer
 
-from radiopaque.errors import ConfigError
+from radiopaque.errors import ConfigError, RadiopaqueError
+
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def register(application: typer.Typer) -> None:
@@ -24,7 +37,87 @@ def _train(context: typer.Context) -> None:
     """Train a model, alone or as several sites, with or without differential privacy."""
     if importlib.util.find_spec("training") is None:
         raise ConfigError("the training companion is not installed; install radiopaque[training]")
-    # The product and its companion never share a process: this one becomes the other, so that
-    # Ctrl-C reaches the training itself.
-    words = [sys.executable, "-m", "training.command", *context.args]
-    os.execv(sys.executable, words)  # noqa: S606
+    with tempfile.TemporaryDirectory(prefix="radiopaque-train-") as folder:
+        handed = Path(folder) / "result.json"
+        words = [*context.args, "--hand-over", str(handed)]
+        code = _run([sys.executable, "-m", "training.command", *words])
+        if code != 0 or not handed.exists():  # such as for --help
+            raise typer.Exit(code)
+        result: dict[str, Any] = json.loads(handed.read_text(encoding="utf-8"))
+    as_json = "--json" in context.args
+    if "calibration" in result:
+        images = [Path(path) for path in result.pop("calibration")]
+        result["ranges"] = _calibrate(Path(result["output"]), images, as_json)
+    if as_json:
+        print(json.dumps(result))
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a process as if it were this one: its signals, streams and exit code."""
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if child is None:
+            early.append(number)
+        else:
+            child.send_signal(number)
+
+    # A signal that is ignored here, as nohup does it, stays ignored, there as well.
+    heeded = [number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in heeded}
+    try:
+        child = subprocess.Popen(words)
+        for number in early:
+            child.send_signal(number)
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _calibrate(model: Path, images: list[Path], as_json: bool) -> int:
+    """Store value ranges in the manifest; return of how many tensors, 0 if there are no images.
+
+    ``images`` are files or one folder; none means the public samples, if they are here.
+    """
+    from radiopaque.cli.calibrate import calibrate_model
+    from radiopaque.cli.models import image_files
+
+    stream = sys.stderr if as_json else sys.stdout
+    source = "some training images"
+    if not images:
+        images = _public_samples()
+        source = "public samples"
+    if not images:
+        print(
+            "no value ranges yet: the folder samples/labelled is not here. Before compiling run: "
+            f"radiopaque calibrate {model} DIR, with public images of the same kind",
+            file=stream,
+        )
+        return 0
+    if images[0].is_dir():
+        source = str(images[0])
+    try:
+        files = image_files(images[0]) if images[0].is_dir() else images
+        done = calibrate_model(model, files)
+    except RadiopaqueError:
+        print(f"the model in {model} is complete, but has no value ranges yet", file=sys.stderr)
+        raise
+    print(
+        f"value ranges of {done.tensors} tensors from {done.images} images ({source}); compile it "
+        f"with: radiopaque compile {model} -o compiled",
+        file=stream,
+    )
+    return done.tensors
+
+
+def _public_samples() -> list[Path]:
+    """The samples of the checkout, or of the current folder; none if there are none."""
+    from radiopaque.cli.models import image_files
+
+    for root in (Path(__file__).resolve().parents[2], Path.cwd()):
+        if (root / "samples" / "labelled").is_dir():
+            return image_files(root / "samples" / "labelled")
+    return []

@@ -1,8 +1,9 @@
 """``manifest.json``: what stands beside an ONNX file, and all that training tells the product.
 
 Keys: schema (1), name, version, onnx (file name), sha256, licence, task, classes, preprocessing,
-and optionally intended_use, metrics, training_data, ranges ({tensor: [smallest, largest]}, measured
-on training images). Any other key is an error.
+and optionally description, intended_use, metrics, training_data, training (how; epsilon and delta
+if it was private), ranges ({tensor: [smallest, largest]}, measured on images). Any other key is an
+error. Nothing but ranges, and what goes into the plan, is looked at here.
 """
 
 from __future__ import annotations
@@ -64,8 +65,10 @@ class _Document(_Strict):
     classes: tuple[Name, ...]
     preprocessing: _Preprocessing
     intended_use: _IntendedUse = _IntendedUse()
+    description: str = ""
     metrics: dict[str, Any] = Field(default_factory=dict)
     training_data: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
     ranges: dict[str, Range] = Field(default_factory=dict)
 
 
@@ -82,8 +85,10 @@ class Manifest:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     intended_use: IntendedUse = field(default_factory=IntendedUse)
+    description: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training_data: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     ranges: Mapping[str, Range] = field(default_factory=dict)
     folder: Path = Path()
 
@@ -133,7 +138,7 @@ class Manifest:
         """Write as JSON; the file exists whole or not at all. Raises StoreError."""
         content: dict[str, Any] = {"schema": 1, **asdict(self)}
         del content["folder"]
-        for key in ("metrics", "training_data", "ranges"):
+        for key in ("description", "metrics", "training_data", "training", "ranges"):
             if not content[key]:
                 del content[key]
         if "ranges" in content:

@@ -76,6 +76,18 @@ def test_what_is_in_it_goes_into_the_plan(folder: Path) -> None:
     assert (renamed.name, renamed.version) == ("other", "3")
 
 
+def test_what_training_says_of_itself_is_kept(folder: Path) -> None:
+    said: dict[str, Any] = {
+        "description": "Says what it is.",
+        "training": {"sites": [{"name": "a", "privacy": {"epsilon_prv": 7.5}}]},
+    }
+    edit(folder, lambda content: content.update(said))
+    Manifest.load(folder).with_ranges({"x": (0.0, 1.0)}).save(folder / "manifest.json")
+    content = json.loads((folder / "manifest.json").read_text())
+    assert {key: content[key] for key in said} == said
+    assert Manifest.load(folder).description == "Says what it is."
+
+
 def test_ranges_are_written_back_and_used(folder: Path) -> None:
     manifest = Manifest.load(folder)
     ranges = calibrate(manifest.onnx_path, [np.ones((2, 1, 4, 3), np.float32)])

@@ -15,7 +15,6 @@ from training.data import (
     labels_of,
     load_images,
     parse_name,
-    pixel_statistics,
     split_by_patient,
 )
 
@@ -129,19 +128,6 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.jpeg").write_bytes(b"\xff\xd8 not a JPEG")
     with pytest.raises(DataError, match=r"broken\.jpeg"):
         load_images([Sample(tmp_path / "broken.jpeg", 0, "p")])
-
-
-def test_pixel_statistics_match_numpy() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (3, 1, 20, 20), dtype=np.uint8)
-    mean, deviation = pixel_statistics(images)
-    assert mean == pytest.approx((images / 255.0).mean(), abs=1e-12)
-    assert deviation == pytest.approx((images / 255.0).std(), abs=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(0, 1, 4, 4), (2, 1, 4, 4)])
-def test_images_without_contrast_have_no_statistics(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match="check the training folder"):
-        pixel_statistics(np.zeros(shape, dtype=np.uint8))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data set is not here")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import warnings
 
 import numpy as np
 import onnx
@@ -14,15 +14,18 @@ torch = pytest.importorskip("torch")
 
 from training.export import (  # noqa: E402
     EXPORT_TOLERANCE,
+    STORAGE_LIMIT,
     ExportError,
     export,
     run,
     store_half,
     to_onnx,
 )
+from training.networks import build, export_ready  # noqa: E402
 from training.resnet import ResNet18  # noqa: E402
 
 SIZE = 64
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -108,30 +111,97 @@ def test_a_weight_beyond_float16_is_refused(network: ResNet18) -> None:
         store_half(model)
 
 
-def test_export_writes_what_it_checked(
-    network: ResNet18, images: NDArray[np.float32], tmp_path: Path
+def test_float16_is_kept_where_it_moves_no_logit(
+    network: ResNet18, images: NDArray[np.float32]
 ) -> None:
-    path = tmp_path / "out" / "model.onnx"
-    stored, error = export(network, images, path)
-    assert path.read_bytes() == stored.SerializeToString()
-    assert 0.0 < error < 0.02
-    assert [entry.name for entry in path.parent.iterdir()] == ["model.onnx"]
+    exported = export(network, images)
+    assert exported.storage == "float16"
+    assert "no logit of 5 images" in exported.reason
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images)).numpy()
+    moved = np.abs(run(exported.model, images) - expected).max()
+    assert 0.0 < moved < STORAGE_LIMIT
+    assert f"by more than {moved:.2g} " in exported.reason
 
 
-def test_a_network_that_depends_on_the_batch_is_noticed(
-    images: NDArray[np.float32], tmp_path: Path
+class Sharp(torch.nn.Module):
+    """Large logits, as those of a head that was trained with noise: float16 moves them visibly."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(SIZE * SIZE, 3)
+        torch.nn.init.normal_(self.head.weight, std=factor)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(pixels.flatten(1))
+        return logits
+
+
+def test_float32_is_kept_where_float16_would_move_a_logit(images: NDArray[np.float32]) -> None:
+    torch.manual_seed(0)
+    model = Sharp(10.0).eval()
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(images)).numpy()
+    moved = np.abs(run(store_half(to_onnx(model, SIZE)), images) - expected).max()
+    assert moved > STORAGE_LIMIT  # the network is one that the rule is for
+    exported = export(model, images)
+    assert exported.storage == "float32"
+    assert f"{moved:.2g}" in exported.reason
+    assert np.abs(run(exported.model, images) - expected).max() <= EXPORT_TOLERANCE
+
+
+def test_float32_is_kept_where_a_weight_is_beyond_float16(images: NDArray[np.float32]) -> None:
+    torch.manual_seed(0)
+    model = Sharp(0.01).eval()
+    with torch.no_grad():
+        model.head.weight[0, 0] = 1e5
+    # A pixel that is black everywhere, so that the large weight changes no logit.
+    without = images.copy()
+    without[:, :, 0, 0] = 0.0
+    exported = export(model, without)
+    assert (exported.storage, "65504" in exported.reason) == ("float32", True)
+
+
+def test_float32_can_be_asked_for(network: ResNet18, images: NDArray[np.float32]) -> None:
+    exported = export(network, images, "float32")
+    assert exported.storage == "float32"
+    kinds = {entry.data_type for entry in exported.model.graph.initializer}
+    assert kinds == {TensorProto.FLOAT}
+
+
+def test_without_images_the_graph_is_checked_and_weights_stay_float32(
+    network: ResNet18, images: NDArray[np.float32]
 ) -> None:
-    class Moody(torch.nn.Module):
-        """Counts its calls, which a traced graph cannot."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.calls = 0.0
-
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            self.calls += 1.0
-            return pixels.mean(dim=(2, 3)) + self.calls
-
+    exported = export(network, images[:0])
+    assert exported.storage == "float32"
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images)).numpy()
+    assert np.abs(run(exported.model, images) - expected).max() < EXPORT_TOLERANCE
     with pytest.raises(ExportError, match="differs from torch"):
-        export(Moody(), images, tmp_path / "model.onnx")
-    assert not (tmp_path / "model.onnx").exists()
+        export(Moody(), images[:0])
+
+
+class Moody(torch.nn.Module):
+    """Counts its calls, which a traced graph cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0.0
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.calls += 1.0
+        return pixels.mean(dim=(2, 3)) + self.calls
+
+
+def test_a_network_that_depends_on_its_calls_is_noticed(images: NDArray[np.float32]) -> None:
+    with pytest.raises(ExportError, match="differs from torch"):
+        export(Moody(), images)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet-lite0"])
+def test_nothing_is_warned_of(name: str) -> None:
+    """Padding at one side, of EfficientNet, makes the exporter warn of constants it leaves."""
+    options = {"width": 2} if name == "resnet18" else {"pretrained": False, "taps": [1]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_onnx(export_ready(build(name, **options)), 32)

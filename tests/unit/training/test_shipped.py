@@ -14,6 +14,7 @@ from PIL import Image
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
+from training.card import render_card
 from training.data import CLASSES, index_folder, labels_of, parse_name
 from training.evaluate import logits_of
 from training.files import sha256_of
@@ -53,16 +54,36 @@ def test_the_manifest_has_the_agreed_content(manifest: dict[str, Any]) -> None:
     assert 0.0 < preprocessing["mean"][0] < 1.0
     assert 0.0 < preprocessing["std"][0] < 1.0
     assert manifest["intended_use"]["age_years"] == [1, 5]
-    assert manifest["metrics"]["split"] == "test"
+    assert {"test", "validation"} <= set(manifest["metrics"])
     assert "CC BY 4.0" in manifest["training_data"]["licence"]
 
 
 def test_the_card_reports_the_figures_of_the_manifest(manifest: dict[str, Any]) -> None:
     card = (MODEL / "card.md").read_text(encoding="utf-8")
-    assert f"value: {manifest['metrics']['macro_auc']}\n" in card
-    assert f"| accuracy | {manifest['metrics']['accuracy']:.3f} |" in card
-    assert "must not be used for diagnosis" in card
+    figures = manifest["metrics"]["test"]
+    assert f"value: {figures['macro_auc']}\n" in card
+    assert f"| accuracy | {figures['accuracy']:.3f} |" in card
+    assert f"| expected calibration error | {figures['ece']:.3f} |" in card
+    assert "must not be used for diagnosis" in " ".join(card.split())
     assert "Known shortcut" in card
+
+
+def test_the_card_is_what_training_writes_from_the_manifest(manifest: dict[str, Any]) -> None:
+    shown = sorted(path.name for path in MODEL.glob("*.png"))
+    assert shown == ["calibration.png", "confusion.png", "roc.png"]
+    pictures = ("roc.png", "confusion.png", "calibration.png")
+    assert (MODEL / "card.md").read_text(encoding="utf-8") == render_card(manifest, pictures)
+
+
+def test_the_network_and_what_the_plan_is_made_of_are_those_of_its_release(
+    manifest: dict[str, Any],
+) -> None:
+    digest = "fc24f8a658b38e9fe307920eed833d8714acc69afb617d28bc7c0ea7e4908115"
+    assert manifest["sha256"] == digest
+    assert manifest["version"] == "1.0.0"
+    assert manifest["preprocessing"]["mean"] == [0.482278]
+    assert manifest["preprocessing"]["std"] == [0.236171]
+    assert len(manifest["ranges"]) > 20
 
 
 def test_the_shipped_file_is_opset_17_with_a_free_batch_dimension() -> None:
@@ -86,7 +107,7 @@ def test_the_manifest_reports_what_the_shipped_file_does(manifest: dict[str, Any
     samples = index_folder(SHARED / "chest_xray" / "test")[::8]
     logits = logits_of(MODEL, samples)
     correct = (logits.argmax(axis=1) == labels_of(samples)).mean()
-    low, high = manifest["metrics"]["accuracy_interval95"]
+    low, high = manifest["metrics"]["test"]["accuracy_interval95"]
     slack = 2.0 * np.sqrt(0.25 / len(samples))
     assert low - slack <= correct <= high + slack
 

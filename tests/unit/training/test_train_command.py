@@ -71,10 +71,16 @@ def test_the_command_trains_resumes_and_exports(
     result = command.train(command.Request(config, folder, output, resume=True), lines.append)
     assert result["rounds"] == 2
     assert sorted(path.name for path in output.iterdir()) == [
+        "calibration.png",
+        "card.md",
         "checkpoint.pt",
+        "confusion.png",
         "curves.png",
+        "evaluation.json",
         "log.json",
+        "manifest.json",
         "model.onnx",
+        "roc.png",
     ]
     with Image.open(output / "curves.png") as curves:
         assert curves.size[0] > 500
