@@ -99,7 +99,7 @@ class Member:
         kind = kind_of(question)
         try:
             if kind == Kind.KEYS:
-                self._round = self._begin(Opening.decode(question[1:], self._length))
+                self._round = self._begin(question[1:])
             if self._round is None:
                 raise RefusedMessageError(AGGREGATOR, f"{kind.name} is asked, but no round is open")
             return self._respond(self._round, kind, question[1:])
@@ -107,11 +107,12 @@ class Member:
             self._round = None
             raise
 
-    def _begin(self, opening: Opening) -> _Round:
-        if opening.agreement != self._terms.agreement:
+    def _begin(self, body: bytes) -> _Round:
+        if Opening.agreement_in(body) != self._terms.agreement:
             raise DisagreementError(
-                f"site {self._site.name!r} has agreed to other settings than the coordinator's"
+                f"site {self._site.name!r} has agreed to something else than the coordinator"
             )
+        opening = Opening.decode(body, self._length)
         if opening.number >= self._terms.rounds:
             raise RefusedMessageError(
                 AGGREGATOR,

@@ -62,6 +62,13 @@ class Opening:
             raise RefusedMessageError(AGGREGATOR, "the weights of its opening are not finite")
         return cls(session, attempt, number, agreement, weights)
 
+    @staticmethod
+    def agreement_in(body: bytes) -> bytes:
+        """The agreement of an opening that may not be well-formed otherwise; empty if not there."""
+        if len(body) < _HEAD.size:
+            return b""
+        return body[_HEAD.size : _HEAD.size + min(_HEAD.unpack_from(body)[3], MAX_AGREEMENT)]
+
     def binding(self) -> bytes:
         """SHA-256 over agreement, number and weights, for `Context.binding`.
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "calibrate": "Measure a model's value ranges on images and store them in its manifest.",
     "evaluate": "Compare secure inference with onnxruntime on a folder of images.",
     "train": "Train a model, alone or as several sites, with or without differential privacy.",
+    "federation": "Train together from different machines; images stay where they are.",
     "attack": "Attack our own training: gradient inversion and a privacy audit.",
     "crypto-provider": "Deal correlated randomness.",
     "model-owner": "Host compiled models.",
