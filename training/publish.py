@@ -74,8 +74,9 @@ class Publication:
                 ("mcc", "MCC"),
                 ("ece", "calibration error"),
             ):
-                low, high = evaluation.intervals[key][:, 0]
-                parts.append(f"{title} {evaluation.values[key][0]:.3f} ({low:.3f} to {high:.3f})")
+                value, (low, high) = evaluation.values[key][0], evaluation.intervals[key][:, 0]
+                figure = f"{value:.3f} ({low:.3f} to {high:.3f})"
+                parts.append(f"{title} {'undefined' if np.isnan(value) else figure}")
             lines.append("  ".join(parts))
         stored = self.manifest.get("training", {}).get("weights")
         if stored is not None:
