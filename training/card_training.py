@@ -195,6 +195,11 @@ def _not_covered(training: Mapping[str, Any]) -> list[str]:
             "The validation images are not protected: they chose the round and how weights are "
             "stored, and the figures below are measured on them."
         )
+    if training["placement"] == "several machines":
+        items.append(
+            "Sites that say what they do not do: each sets and accounts its own privacy, and nobody "
+            "can check what it reports."
+        )
     if "pretrained" in training["network"]:
         items.append("The weights that training started from, and the images behind them.")
     return items

@@ -134,6 +134,7 @@ def test_what_is_said_without_masks_and_across_machines(private: dict[str, Any])
     text = words(render_card(private))
     assert "whoever summed saw that of each site" in text
     assert "stayed on its machines" in text
+    assert "nobody can check what it reports" in text
     assert "simulation" not in text
 
 
