@@ -197,8 +197,8 @@ def _not_covered(training: Mapping[str, Any]) -> list[str]:
         )
     if training["placement"] == "several machines":
         items.append(
-            "Sites that say what they do not do: each sets and accounts its own privacy, and nobody "
-            "can check what it reports."
+            "Sites that say what they do not do: each sets and accounts its own privacy, and "
+            "nobody can check what it reports."
         )
     if "pretrained" in training["network"]:
         items.append("The weights that training started from, and the images behind them.")
