@@ -69,6 +69,10 @@ def train(request: Request, report: Report = print, watch: Watch = unwatched) ->
     settings = load_settings(request.config)
     if settings.output.tensorboard:
         require_package()
+    if settings.search:
+        raise SettingsError(
+            "[search] has no effect without --search N; add that, or take the section out"
+        )
     if request.calibrate is not None and not request.calibrate.is_dir():
         raise SettingsError(f"there is no folder {request.calibrate}; name one with images")
     intake = read_folder(request.data, settings.data, settings.seed, watch)
@@ -215,6 +219,12 @@ def build_parser() -> argparse.ArgumentParser:
             "a private model, whose sites' images must not be used, the public samples/labelled)"
         ),
     )
+    add(
+        "--search",
+        type=int,
+        metavar="N",
+        help="try N settings within the section [search], and write the best to best.toml",
+    )
     add("--json", action="store_true", help="print one JSON object at the end, the rest on stderr")
     # For `radiopaque train`, which goes on from there.
     add("--hand-over", type=Path, help=argparse.SUPPRESS)
@@ -246,7 +256,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"training needs {', '.join(missing)}; install it with: "
                 "pip install 'radiopaque[training]'"
             )
-        result = train(request, report, bar)
+        result = (
+            _search(options, report, bar)
+            if options.search is not None
+            else train(request, report, bar)
+        )
     except TrainingError as error:
         bar.clear()
         if options.json:
@@ -264,6 +278,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif options.json:
         print(json.dumps(result))
     return 0
+
+
+def _search(options: argparse.Namespace, report: Report, watch: Watch) -> Result:
+    from training.search import search
+
+    return search(
+        options.config,
+        options.data,
+        options.output,
+        options.search,
+        resume=options.resume,
+        only_estimate=options.estimate,
+        report=report,
+        watch=watch,
+    )
 
 
 def _interrupt_once(number: int, frame: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -157,6 +157,33 @@ class PrivacySettings(_Section):
 _SMALLEST_BFLOAT16 = 32
 
 
+class SearchKey(_Section):
+    """The values that a search may give to one key: from `low` to `high`, or one of `choices`."""
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    choices: tuple[bool | int | float | str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> SearchKey:
+        if self.choices:
+            if {"low", "high", "log"} & self.model_fields_set:
+                raise ValueError("give either choices, or low and high")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("give low and high, or choices")
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} is not less than high {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low {self.low} has no logarithm; take one above 0, or log = false")
+        return self
+
+    def extremes(self) -> tuple[bool | int | float | str, ...]:
+        """All choices, or both ends."""
+        return self.choices or tuple(end for end in (self.low, self.high) if end is not None)
+
+
 class OutputSettings(_Section):
     """What the result is called and what its card says; decides nothing in training.
 
@@ -201,6 +228,8 @@ class TrainingSettings(_Section):
     federation: FederationSettings | None = None
     privacy: PrivacySettings | None = None
     output: OutputSettings = OutputSettings()
+    search: dict[str, SearchKey] = Field(default_factory=dict)
+    """What a search varies, such as "training.learning_rate"; see `training.search`."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainingSettings:
@@ -274,12 +303,30 @@ def load_settings(path: Path) -> TrainingSettings:
     Raises:
         SettingsError: it is missing, not TOML, or a key is unknown or out of range; names each.
     """
+    return settings_from(read_values(path), str(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Read a configuration file without checking what it says.
+
+    Raises:
+        SettingsError: it is missing or not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SettingsError(f"there is no file {path}; pass a TOML file as --config") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path} cannot be read as TOML: {error}") from error
+    return values
+
+
+def settings_from(values: dict[str, Any], source: str) -> TrainingSettings:
+    """Check the content of a configuration file; `source` is what errors call it.
+
+    Raises:
+        SettingsError: a key is unknown or out of range; names each.
+    """
     try:
         return TrainingSettings.model_validate(values)
     except ValidationError as error:
@@ -287,4 +334,4 @@ def load_settings(path: Path) -> TrainingSettings:
             f"{'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"
             for problem in error.errors()
         ]
-        raise SettingsError(f"{path}: " + "; ".join(problems)) from error
+        raise SettingsError(f"{source}: " + "; ".join(problems)) from error

@@ -16,7 +16,7 @@ from training.dp import PrivateSite
 from training.features import trains_head_only
 from training.federated import build_network
 from training.intake import Cohort, Intake
-from training.local import LocalSite, keeps_features, scaled
+from training.local import LocalSite, keeps_features, scaled, steps_of_pass
 from training.networks import PIXEL_STATISTICS
 from training.progress import Watch, unwatched
 from training.secagg.masks import add_mask
@@ -39,8 +39,8 @@ def estimate_seconds(settings: TrainingSettings, intake: Intake, watch: Watch = 
     cached = trains_head_only(model) if private else keeps_features(model, settings)
     training, validation = len(intake.training.samples), len(intake.validation.samples)
     rounds, sites = settings.training.rounds, settings.site_count
-    steps = settings.training.local_steps * sites or math.ceil(
-        training / settings.training.batch_size
+    steps = settings.training.local_steps * sites or steps_of_pass(
+        training, settings.training.batch_size
     )
     total, first = 0.0, 0
     for number, stage in enumerate(settings.stages):

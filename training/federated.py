@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from training import checkpoint
 from training.budget import Allowance, Budget
@@ -26,21 +25,20 @@ from training.config import TrainingSettings
 from training.data import CLASSES, labels_of
 from training.dp import PrivacySettings as PrivateSteps
 from training.dp import PrivateSite, refuse_mixing
-from training.errors import BudgetSpentError, DivergedError, SettingsError, TooFewSitesError
-from training.features import FeatureStore, features_of, trains_head_only
+from training.errors import BudgetSpentError, SettingsError, TooFewSitesError
+from training.features import FeatureStore
 from training.files import write_atomically
 from training.intake import Cohort, Intake
-from training.local import LocalSite, scaled
-from training.metrics import macro_auc, softmax
+from training.local import LocalSite
 from training.networks import PIXEL_STATISTICS, build
 from training.partition import sites_of
 from training.progress import Watch, unwatched
 from training.rounds import RoundResult, RoundRunner
 from training.site import Site, Weights, load_weights, weights_of
 from training.tensorboard import EventLog
+from training.validator import Validator
 
 LOG_FILE = "log.json"
-_BATCH = 64
 Report = Callable[[str], None]
 Keep = Callable[[RoundRecord], None]
 Play = Callable[[int, Sequence[str], Weights], RoundResult]
@@ -64,11 +62,25 @@ def build_network(settings: TrainingSettings) -> nn.Module:
     """
     torch.manual_seed(settings.seed)
     model = build(settings.model.name, **settings.model.options)
+    _see_that_it_takes_images(model, settings)
     if settings.privacy is not None:
         refuse_mixing(model)
         return model
     channels_last: nn.Module = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return channels_last
+
+
+def _see_that_it_takes_images(model: nn.Module, settings: TrainingSettings) -> None:
+    size = min(stage.size for stage in settings.stages)
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 1, size, size))
+    except (RuntimeError, ValueError) as error:
+        raise SettingsError(
+            f"network {settings.model.name!r} with options {settings.model.options} does not take "
+            f"grey images of {size} pixels ({error}); change data.image_size or model.options"
+        ) from error
 
 
 def build_sites(
@@ -153,70 +165,6 @@ def open_budget(name: str, settings: TrainingSettings) -> Budget:
             f"{own.budget_folder}); its images cannot be trained on any further"
         )
     return budget
-
-
-class Validator:
-    """Scores a network on the validation images. With a frozen base, features are kept."""
-
-    def __init__(
-        self,
-        cohort: Cohort,
-        model: nn.Module,
-        settings: TrainingSettings,
-        watch: Watch = unwatched,
-        store: FeatureStore | None = None,
-    ) -> None:
-        self._watch = watch
-        self._store = store
-        self._mean, self._std = PIXEL_STATISTICS[settings.model.name]
-        self._images = torch.from_numpy(cohort.images)
-        self._labels = labels_of(cohort.samples)
-        self._keeps_features = trains_head_only(model)
-        self._scaled = self._images
-        self._features: Tensor | None = None
-
-    def score(self, model: nn.Module, size: int | None = None) -> tuple[float, float]:
-        """Return mean cross-entropy and macro AUC on images scaled to `size`, in float32.
-
-        Raises:
-            DivergedError: the network puts out something that is not a number.
-        """
-        wanted = size or self._images.shape[-1]
-        if self._scaled.shape[-1] != wanted:
-            self._scaled, self._features = scaled(self._images, wanted), None
-        if self._keeps_features and self._features is None:
-            self._features = features_of(
-                model,
-                self._scaled,
-                self._normalised,
-                store=self._store,
-                watch=self._watch,
-                what="features, validation",
-            )
-        model.eval()
-        with torch.no_grad():
-            if self._features is not None:
-                logits = model.get_submodule("head")(self._features)
-            else:
-                logits = torch.cat(self._logits(model))
-            loss = float(functional.cross_entropy(logits, torch.from_numpy(self._labels)))
-        if not math.isfinite(loss):
-            raise DivergedError(
-                "the averaged network puts out values that are not finite; lower "
-                "training.learning_rate and train anew. The checkpoint is that of the round before"
-            )
-        return loss, macro_auc(softmax(logits.numpy()), self._labels)
-
-    def _logits(self, model: nn.Module) -> list[Tensor]:
-        parts: list[Tensor] = []
-        for start in range(0, len(self._scaled), _BATCH):
-            part = self._scaled[start : start + _BATCH]
-            parts.append(model(self._normalised(part)))
-            self._watch("validation", start + len(part), len(self._scaled))
-        return parts
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        return (images.float() / 255.0 - self._mean) / self._std
 
 
 def run(

@@ -16,6 +16,8 @@ from training.data import CLASSES, DataError, Sample, index_folder, load_images,
 from training.errors import SettingsError
 from training.progress import Watch, unwatched
 
+_SHOWN_SKIPPED = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
@@ -38,6 +40,17 @@ class Intake:
     training: Cohort
     validation: Cohort
     skipped: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """What was found, for people to read."""
+        lines = [f"skipped: {message}" for message in self.skipped[:_SHOWN_SKIPPED]]
+        if self.skipped:
+            lines.append(f"{len(self.skipped)} unreadable images skipped")
+        lines.append(
+            f"{len(self.training.samples)} images to train on, {len(self.validation.samples)} to "
+            "validate on (other patients)"
+        )
+        return lines
 
     def fingerprint(self) -> str:
         """SHA-256, hexadecimal, of names and pixels: a resumed run must have the same."""

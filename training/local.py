@@ -70,8 +70,8 @@ class LocalSite:
     @property
     def steps(self) -> int:
         """Steps in a round."""
-        wanted = self._settings.training.local_steps
-        return wanted or math.ceil(self.samples / self._settings.training.batch_size)
+        settings = self._settings.training
+        return settings.local_steps or steps_of_pass(self.samples, settings.batch_size)
 
     def begin(self, number: int, rounds: int) -> None:
         """Name the round whose step comes next."""
@@ -109,7 +109,7 @@ class LocalSite:
         for number in range(self.steps):
             if not batches:
                 order = torch.randperm(self.samples, generator=generator)
-                batches = list(torch.split(order, settings.batch_size))
+                batches = _batches(order, settings.batch_size)
             chosen = batches.pop()
             progress = (self._number + number / self.steps) / settings.rounds
             for group in optimiser.param_groups:
@@ -182,6 +182,20 @@ class LocalSite:
     def _normalised(self, images: Tensor) -> Tensor:
         """Return float [b, 1, h, w] of uint8 images of that shape."""
         return (images.float() / 255.0 - self._mean) / self._std
+
+
+def steps_of_pass(images: int, batch_size: int) -> int:
+    """Batches in which every image comes once. A single one that is left over joins the last."""
+    whole, left = divmod(images, batch_size)
+    return max(1, whole + (left > 1))
+
+
+def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
+    """Cut int64 [n] into batches; of a single image there would be no statistics."""
+    batches = list(torch.split(order, batch_size))
+    if len(batches) > steps_of_pass(len(order), batch_size):
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:

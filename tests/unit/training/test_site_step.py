@@ -13,11 +13,12 @@ pytest.importorskip("opacus")
 
 from tests.unit.training.pictures import read, settings_of  # noqa: E402
 from training import federated  # noqa: E402
+from training.data import labels_of  # noqa: E402
 from training.errors import (  # noqa: E402
     SettingsError,
 )
 from training.features import FeatureStore, features_of  # noqa: E402
-from training.local import rate_at  # noqa: E402
+from training.local import LocalSite, _batches, rate_at, steps_of_pass  # noqa: E402
 from training.site import (  # noqa: E402
     applied,
     flatten,
@@ -109,3 +110,28 @@ def test_stored_features_are_those_of_the_same_base_and_image(folder: Path) -> N
         fresh, computed = features(store, images, **other)
         assert computed == 6
         assert torch.equal(fresh, features(FeatureStore(), images, **other)[0])
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "steps"),
+    [(64, 32, 2), (65, 32, 2), (66, 32, 3), (31, 32, 1), (1, 32, 1), (5, 1, 5), (33, 32, 1)],
+)
+def test_every_image_comes_once_and_none_alone(images: int, size: int, steps: int) -> None:
+    batches = _batches(torch.randperm(images), size)
+    assert len(batches) == steps == steps_of_pass(images, size)
+    assert sorted(torch.cat(batches).tolist()) == list(range(images))
+    assert size == 1 or images == 1 or min(map(len, batches)) > 1
+
+
+def test_a_site_whose_images_leave_one_over_is_trained_on(folder: Path) -> None:
+    settings = settings_of(training={"batch_size": 4, "local_steps": 0})
+    cohort = read(folder, settings).training
+    site = LocalSite("odd", cohort.images[:13], labels_of(cohort.samples[:13]), 3, settings)
+    network = federated.build_network(settings)
+    site.begin(0, 1)
+    assert np.isfinite(site.step(network, weights_of(network)).delta).all()
+
+
+def test_a_network_that_does_not_take_the_images_is_refused() -> None:
+    with pytest.raises(SettingsError, match="does not take grey images of 32 pixels"):
+        federated.build_network(settings_of(model={"options": {"width": 2, "channels": 3}}))
