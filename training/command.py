@@ -73,8 +73,7 @@ def train(request: Request, report: Report = print, watch: Watch = unwatched) ->
         raise SettingsError(
             "[search] has no effect without --search N; add that, or take the section out"
         )
-    if request.calibrate is not None and not request.calibrate.is_dir():
-        raise SettingsError(f"there is no folder {request.calibrate}; name one with images")
+    _check_calibration(request, settings.privacy is not None)
     intake = read_folder(request.data, settings.data, settings.seed, watch)
     for message in intake.skipped[:_SHOWN_SKIPPED]:
         report(f"skipped: {message}")
@@ -173,6 +172,23 @@ def _publish(
         test=test,
         patients=patients_of(intake.training, intake.validation),
     )
+
+
+def _check_calibration(request: Request, private: bool) -> None:
+    """Refuse a folder before training that could not, or must not, be used after it."""
+    from training.intake import find_root
+
+    if request.calibrate is None:
+        return
+    if not request.calibrate.is_dir():
+        raise SettingsError(f"there is no folder {request.calibrate}; name one with images")
+    chosen, sites = request.calibrate.resolve(), (find_root(request.data) / "train").resolve()
+    if private and (chosen == sites or chosen in sites.parents or sites in chosen.parents):
+        raise SettingsError(
+            f"{request.calibrate} has the images of private sites: value ranges are not noised, so "
+            "they would tell of single images; name a folder with public images, or leave "
+            "--calibrate out"
+        )
 
 
 def _calibration(request: Request, settings: TrainingSettings, intake: Intake) -> list[str]:

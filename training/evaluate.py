@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import CLASSES, Sample, index_folder, labels_of, load_images
+from training.data import CLASSES, DataError, Sample, index_folder, labels_of, load_images
 from training.metrics import (
     BY_CLASS,
     CALIBRATION_BINS,
@@ -158,8 +158,11 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder with manifest.json and the ONNX file")
     parser.add_argument("data", type=Path, help="folder with NORMAL and PNEUMONIA below it")
     arguments = parser.parse_args()
-    samples = index_folder(arguments.data)
-    evaluation = evaluate_logits(logits_of(arguments.model, samples), samples)
+    try:
+        samples = index_folder(arguments.data)
+        evaluation = evaluate_logits(logits_of(arguments.model, samples), samples)
+    except (DataError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
     print(json.dumps(evaluation.as_dict(), indent=2))
 
 

@@ -22,6 +22,7 @@ from radiopaque.cli.calibrate import calibrate_model  # noqa: E402
 from radiopaque.graph.compile import compile_model  # noqa: E402
 from radiopaque.graph.manifest import Manifest  # noqa: E402
 from tests.unit.training.pictures import SIZE, private_settings, read, settings_of  # noqa: E402
+from training import evaluate  # noqa: E402
 from training import publish as publishing  # noqa: E402
 from training.checkpoint import Progress, RoundRecord  # noqa: E402
 from training.config import TrainingSettings  # noqa: E402
@@ -351,6 +352,19 @@ def test_a_folder_that_cannot_be_measured_again_is_explained(
         publish_again(tmp_path, data)
     with pytest.raises(SettingsError, match="cannot be read"):
         publish_again(tmp_path / "nowhere", data)
+
+
+def test_a_folder_without_images_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(tmp_path), str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main()
+    assert ended.value.code == 2
+    assert "nowhere" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["publish", str(tmp_path), str(tmp_path)])
+    assert publishing.main() == 2
+    assert "name a folder that training wrote" in capsys.readouterr().err
 
 
 def test_figures_need_no_torch_and_nothing_of_training_the_product() -> None:

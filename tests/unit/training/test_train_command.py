@@ -22,6 +22,7 @@ from training.errors import (  # noqa: E402
     BudgetSpentError,
     CheckpointError,
     DivergedError,
+    SettingsError,
 )
 from training.rounds import RoundRunner  # noqa: E402
 
@@ -148,6 +149,22 @@ def test_a_bar_is_drawn_on_a_terminal_only(folder: Path, tmp_path: Path) -> None
     assert "\x1b" not in shown
     assert json.loads(printed)["rounds"] == 2
     assert "site-1 " not in radiopaque(*words, str(tmp_path / "c")).stderr
+
+
+@pytest.mark.parametrize("inside", ["", "train", "train/NORMAL"])
+def test_private_images_are_not_calibrated_on(inside: str, folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        CONFIG.replace(
+            'mode = "federated"',
+            'mode = "federated"\nprivacy = { noise_multiplier = 1.0,'
+            f' sample_rate = 0.1, epsilon = 8.0, budget_folder = "{tmp_path}" }}',
+        )
+    )
+    request = command.Request(config, folder, tmp_path / "run", calibrate=folder / inside)
+    with pytest.raises(SettingsError, match="images of private sites"):
+        command.train(request)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
