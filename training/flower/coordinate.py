@@ -129,6 +129,9 @@ def coordinate(request: Request, report: Report, watch: Watch = unwatched) -> Re
 class Session:
     """What the coordinator must not forget: session, attempts, and the round it asked to open.
 
+    A run that stopped before its first checkpoint goes on in the same session, too: the sites know
+    no other.
+
     Raises:
         CheckpointError: the file is missing, damaged, or of another run.
     """
@@ -139,7 +142,7 @@ class Session:
         self.session = secrets.token_bytes(SESSION_BYTES)
         self.attempt = -1
         self.opening = -1
-        if resume and path.exists():
+        if resume or path.exists():
             self._read()
 
     def begin(self) -> int:

@@ -164,10 +164,8 @@ class Host:
 
     def _say(self, kind: Kind) -> None:
         number = self._member.number
-        if kind == Kind.KEYS and number is not None:
-            self._report(f"round {number + 1}/{self._rounds}: taking part")
-        elif kind == Kind.MASKED and number is not None:
-            self._report(f"round {number + 1}/{self._rounds}: update sent, masked")
+        if kind == Kind.MASKED and number is not None:
+            self._report(f"round {number + 1}/{self._rounds}: the masked update is on its way")
 
 
 class _Reporting:
@@ -182,6 +180,7 @@ class _Reporting:
 
     def begin(self, number: int, rounds: int) -> None:
         self._number = number
+        self._report(f"round {number + 1}/{rounds}: training")
         self._site.begin(number, rounds)
 
     def step(self, model: nn.Module, weights: Weights) -> SiteUpdate:

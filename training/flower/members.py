@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from training.errors import SettingsError
@@ -44,8 +45,8 @@ class CoordinatorEntry(_Section):
     @field_validator("certificate")
     @classmethod
     def _certificate(cls, value: str) -> str:
-        x509.load_pem_x509_certificate(value.encode())
-        return value.strip()
+        certificate = x509.load_pem_x509_certificate(value.encode())
+        return certificate.public_bytes(Encoding.PEM).decode().strip()
 
 
 class SiteEntry(_Section):
@@ -128,8 +129,12 @@ def split_address(address: str) -> tuple[str, int]:
     host, separator, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host
-    if not (separator and host and port.isdecimal() and 0 < int(port) < 65536) or (
-        ":" in host and not bracketed
+    named = re.fullmatch(r"[0-9A-Fa-f:.]+" if bracketed else r"[0-9A-Za-z._-]+", host)
+    if (
+        not separator
+        or named is None
+        or not re.fullmatch("[0-9]{1,5}", port)
+        or not (0 < int(port) < 65536)
     ):
         raise ValueError(f"{address!r} is not an address; write host:port, or [IPv6]:port")
     return host, int(port)

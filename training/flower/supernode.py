@@ -52,7 +52,8 @@ _TIMEOUT_SECONDS = 60.0
 _EAGER_SECONDS = 10.0
 _EAGER_INTERVAL = 0.1
 _IDLE_INTERVAL = 1.0
-_RETRY_SECONDS = 2.0
+_FIRST_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 5.0
 _HEARTBEAT_SECONDS = 0.8 * HEARTBEAT_MIN_INTERVAL
 
 Answer = Callable[[bytes], bytes]
@@ -110,18 +111,19 @@ class SuperNode:
             SettingsError: the coordinator is not the pinned one, or does not know this node's key.
             Whatever `answer` raises.
         """
-        told = False
+        told, pause = "", _FIRST_RETRY_SECONDS
         while not finished():
             try:
                 with self._connected():
                     self._report(f"connected to {self._address}")
-                    told = False
+                    told, pause = "", _FIRST_RETRY_SECONDS
                     self._pull(answer, finished, unreadable)
             except UnreachableError as error:
-                if not told:
-                    self._report(f"{error}; trying again until it is back")
-                told = True
-                time.sleep(_RETRY_SECONDS)
+                if str(error) != told:
+                    self._report(f"{error}; trying again until it works")
+                told = str(error)
+                time.sleep(pause)
+                pause = min(1.5 * pause, _LONGEST_RETRY_SECONDS)
 
     def check(self) -> None:
         """Connect, and disconnect.
