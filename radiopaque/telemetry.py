@@ -3,6 +3,9 @@
 Keys, shares, masks and patient fields have no place in the list, so there is no way to log them by
 habit. Identifiers are cut to eight hexadecimal digits. Of an unexpected exception only its type and
 the places it passed are logged, because its message may quote a value.
+
+Spans say where time goes: what a party did at which gate, from when to when. Their fields are
+names, sizes and times of the public plan. They are off unless a profiler asks for them.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 import traceback
-from typing import Final, TextIO, TypedDict, Unpack, get_type_hints
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, Literal, NamedTuple, TextIO, TypedDict, Unpack, get_type_hints
 
 from radiopaque.errors import RadiopaqueError
 
@@ -140,3 +145,69 @@ def configure(
     for name in ("radiopaque", "crypto_provider", "model_owner", "data_owner"):
         logging.getLogger(name).setLevel(level)
     return handler
+
+
+Activity = Literal["deal", "prepare", "load", "answer", "evaluate", "send", "wait", "accept"]
+"""A party's part of a gate, or one frame: handed over, waited for, or taken offline."""
+
+
+class Span(NamedTuple):
+    """Some time of a session. ``kind`` and ``size`` (payload bytes) are those of a frame.
+
+    ``begin`` and ``end`` are nanoseconds of the system's monotonic clock, which all processes of a
+    machine share. Spans of one thread nest: sending and waiting lie within a gate's.
+    """
+
+    activity: Activity
+    gate: int
+    kind: str
+    size: int
+    begin: int
+    end: int
+    thread: int
+
+
+class Recorder:
+    """Collects the spans of this process in memory; off until :meth:`start`."""
+
+    def __init__(self) -> None:
+        self._spans: list[Span] | None = None
+
+    def start(self) -> list[Span]:
+        """Record from now on, into a new list, which grows."""
+        self._spans = []
+        return self._spans
+
+    def stop(self) -> None:
+        """Record no more."""
+        self._spans = None
+
+    def span(
+        self, activity: Activity, gate: int, kind: str = "", size: int = 0
+    ) -> AbstractContextManager[None]:
+        """Record the block as a span, if recording is on."""
+        if self._spans is None:
+            return _UNRECORDED
+        return _Recorded(self._spans, activity, gate, kind, size)
+
+
+class _Recorded:
+    __slots__ = ("_begin", "_spans", "_what")
+
+    def __init__(
+        self, spans: list[Span], activity: Activity, gate: int, kind: str, size: int
+    ) -> None:
+        self._spans = spans
+        self._what = (activity, gate, kind, size)
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter_ns()
+
+    def __exit__(self, *_: object) -> None:
+        end = time.perf_counter_ns()
+        self._spans.append(Span(*self._what, self._begin, end, threading.get_ident()))
+
+
+_UNRECORDED: Final = nullcontext()
+recorder: Final = Recorder()
+"""The process's own; like its loggers, there is one."""

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import selectors
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,11 +15,10 @@ from typing import Any
 from radiopaque.certificates import CertificateFiles, Role, init_directory
 from radiopaque.cli.memory import MemoryWatch
 from radiopaque.cli.models import find_model, tensors
-from radiopaque.errors import PeerUnavailableError, RadiopaqueError
+from radiopaque.cli.parties import Parties, peer_table
+from radiopaque.errors import RadiopaqueError
 
 Tell = Callable[[str], None]
-_START_SECONDS = 180.0
-_STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -117,29 +112,19 @@ def _started(
 
     Yields the data owner's configuration, and their peak memory, complete when the block is over.
     """
-    processes: list[subprocess.Popen[str]] = []
-    try:
+    with Parties(folder, certificates) as parties:
         tell("starting the crypto provider")
-        provider = _serve(folder, Role.CRYPTO_PROVIDER, certificates, "", processes)
+        provider = peer_table(Role.CRYPTO_PROVIDER, parties.serve(Role.CRYPTO_PROVIDER))
         tell("starting the model owner")
-        peer = f'[crypto_provider]\naddress = "{provider}"\n'
         models = f'[[models]]\npath = "{folder / "compiled"}"\n'
-        owner = _serve(folder, Role.MODEL_OWNER, certificates, peer + models, processes)
-        plan_name = _hosted_name(folder / "compiled")
-        path = folder / "data-owner.toml"
-        path.write_text(
-            f'store = "{folder / "data-owner"}"\nmodel = "{plan_name}"\n'
-            + _tls(certificates[Role.DATA_OWNER])
-            + f'[model_owner]\naddress = "{owner}"\n'
-            + peer
-        )
-        names = ("crypto_provider", "model_owner")
-        with MemoryWatch(
-            {name: process.pid for name, process in zip(names, processes, strict=True)}
-        ) as watch:
-            yield path, watch.peaks
-    finally:
-        _stop(processes)
+        owner = peer_table(Role.MODEL_OWNER, parties.serve(Role.MODEL_OWNER, provider + models))
+        name = _hosted_name(folder / "compiled")
+        config = parties.configure(Role.DATA_OWNER, f'model = "{name}"\n', owner + provider)
+        watched = {
+            str(role).replace("-", "_"): process.pid for role, process in parties.processes.items()
+        }
+        with MemoryWatch(watched) as watch:
+            yield config, watch.peaks
 
 
 def _hosted_name(compiled: Path) -> str:
@@ -149,51 +134,6 @@ def _hosted_name(compiled: Path) -> str:
     return decode_plan((compiled / PLAN_FILE).read_bytes()).name
 
 
-def _tls(files: CertificateFiles) -> str:
-    return f'[tls]\ncertificate = "{files.certificate}"\nkey = "{files.key}"\nca = "{files.ca}"\n'
-
-
-def _serve(
-    folder: Path,
-    role: Role,
-    certificates: dict[Role, CertificateFiles],
-    more: str,
-    processes: list[subprocess.Popen[str]],
-) -> str:
-    """Start one serving party on a free loopback port and wait for its address."""
-    config = folder / f"{role}.toml"
-    config.write_text(
-        f'listen = "127.0.0.1:0"\nstore = "{folder / str(role)}"\n'
-        + _tls(certificates[role])
-        + more
-    )
-    log = (folder / f"{role}.log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "radiopaque", str(role), "serve", "--config", str(config), "--json"],
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        start_new_session=True,
-    )
-    log.close()
-    processes.append(process)
-    return _address(process, role, folder / f"{role}.log")
-
-
-def _address(process: subprocess.Popen[str], role: Role, log: Path) -> str:
-    if process.stdout is None:
-        raise ValueError("the process was started without a pipe")
-    deadline = time.monotonic() + _START_SECONDS
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while time.monotonic() < deadline and process.poll() is None:
-            if selector.select(timeout=0.2):
-                line = process.stdout.readline()
-                if line:
-                    return str(json.loads(line)["address"])
-    raise PeerUnavailableError(f"the {role} did not start: {log.read_text()[-2000:]}")
-
-
 def _call(command: list[str]) -> dict[str, Any]:
     """Run a data owner's command in a process of its own and read its JSON."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -201,19 +141,3 @@ def _call(command: list[str]) -> dict[str, Any]:
         raise RadiopaqueError(f"{' '.join(command[3:6])} failed: {result.stderr.strip()[-2000:]}")
     answer: dict[str, Any] = json.loads(result.stdout)
     return answer
-
-
-def _stop(processes: list[subprocess.Popen[str]]) -> None:
-    """End every process, politely at first, also when the demo is interrupted."""
-    for process in processes:
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-    for process in processes:
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()

@@ -20,6 +20,7 @@ from radiopaque.gates.linear_maps import LinearMap
 from radiopaque.graph.plan import Plan
 from radiopaque.prg import SecretKey, Streams
 from radiopaque.ring import RingArray
+from radiopaque.telemetry import recorder
 from radiopaque.wire.frames import Frame, Kind
 
 
@@ -48,7 +49,10 @@ def deal(inputs: DealInputs) -> Iterator[Frame]:
     masks: dict[int, RingArray | None] = {}
     freed = plan.last_uses()
     for site in sites(plan):
-        dealt = halves(site.step.gate).deal(context, site, [masks[i] for i in site.step.inputs])
+        with recorder.span("deal", site.number):
+            dealt = halves(site.step.gate).deal(
+                context, site, [masks[i] for i in site.step.inputs]
+            )
         masks[site.number] = dealt.mask
         for value in freed[site.number]:
             del masks[value]

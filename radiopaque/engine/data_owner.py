@@ -21,6 +21,7 @@ from radiopaque.gates.base import Answering, Preparing, Raw
 from radiopaque.graph.plan import Plan
 from radiopaque.prg import SecretKey, Streams
 from radiopaque.ring import RingArray, decode, encode
+from radiopaque.telemetry import recorder
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.link import Link
 from radiopaque.wire.frames import Frame, Kind
@@ -63,9 +64,10 @@ def prepare(plan: Plan, key: SessionKey, weights: MaskedWeights) -> OfflineMessa
     regions: dict[int, Raw] = {}
     freed = plan.last_uses()
     for site in sites(plan):
-        prepared = halves(site.step.gate).prepare(
-            context, site, [masks[i] for i in site.step.inputs]
-        )
+        with recorder.span("prepare", site.number):
+            prepared = halves(site.step.gate).prepare(
+                context, site, [masks[i] for i in site.step.inputs]
+            )
         masks[site.number] = prepared.mask
         for value in freed[site.number]:
             del masks[value]
@@ -88,7 +90,8 @@ class DataOwnerRun:
         streams = key.streams()
         self._states: dict[int, Any] = {}
         for site in sites(plan):
-            state = halves(site.step.gate).load_answer(streams, site, output_mask)
+            with recorder.span("load", site.number):
+                state = halves(site.step.gate).load_answer(streams, site, output_mask)
             if state is not None:
                 self._states[site.number] = state
         key.key_d.erase()
@@ -106,7 +109,8 @@ class DataOwnerRun:
         self._spent = True
         context = Answering(Link(channel, self._session), encoded)
         for site in sites(self._plan):
-            halves(site.step.gate).answer(context, site, self._states.pop(site.number, None))
+            with recorder.span("answer", site.number):
+                halves(site.step.gate).answer(context, site, self._states.pop(site.number, None))
         if context.result is None:
             raise TypeError("the plan has no output gate")
         return decode(context.result, self._plan.output_step.scale)

@@ -16,6 +16,7 @@ from radiopaque.errors import MessageOrderError
 from radiopaque.gates import halves, sites
 from radiopaque.gates.base import Raw
 from radiopaque.graph.plan import Plan
+from radiopaque.telemetry import recorder
 from radiopaque.transport.link import accept, payload_pieces
 from radiopaque.wire.frames import Frame, Kind
 
@@ -59,7 +60,8 @@ class RegionReader:
                 f"{frame.kind.name} of gate {frame.gate} came after the message was complete"
             )
         gate, block, size = due
-        return accept(frame, self._session, gate, self._kind, block, size)
+        with recorder.span("accept", gate, self._kind.name, size):
+            return accept(frame, self._session, gate, self._kind, block, size)
 
     def finish(self) -> None:
         """Raises MessageOrderError where frames are missing."""

@@ -17,6 +17,7 @@ from radiopaque.graph.plan import Plan
 from radiopaque.graph.weights import Weights
 from radiopaque.prg import SecretKey, Streams
 from radiopaque.ring import RingArray
+from radiopaque.telemetry import recorder
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.link import Link
 
@@ -65,7 +66,8 @@ class ModelOwnerRun:
         for site in sites(model.plan):
             corrections = material.corrections.get(site.number, _NOTHING)
             offline = material.offline.get(site.number, _NOTHING)
-            state = halves(site.step.gate).load_evaluate(streams, site, corrections, offline)
+            with recorder.span("load", site.number):
+                state = halves(site.step.gate).load_evaluate(streams, site, corrections, offline)
             if state is not None:
                 self._states[site.number] = state
         key_o.erase()
@@ -83,11 +85,12 @@ class ModelOwnerRun:
         values: dict[int, RingArray] = {}
         freed = plan.last_uses()
         for site in sites(plan):
-            values[site.number] = halves(site.step.gate).evaluate(
-                context,
-                site,
-                self._states.pop(site.number, None),
-                [values[i] for i in site.step.inputs],
-            )
+            with recorder.span("evaluate", site.number):
+                values[site.number] = halves(site.step.gate).evaluate(
+                    context,
+                    site,
+                    self._states.pop(site.number, None),
+                    [values[i] for i in site.step.inputs],
+                )
             for value in freed[site.number]:
                 del values[value]

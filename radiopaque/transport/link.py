@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radiopaque.errors import MessageOrderError, MessageSizeError
+from radiopaque.telemetry import recorder
 from radiopaque.transport.channel import Channel
 from radiopaque.wire.frames import Frame, Kind
 
@@ -31,14 +32,17 @@ class Link:
     ) -> None:
         """Send one frame of this session."""
         data = payload if isinstance(payload, bytes) else payload.data
-        self._channel.send(Frame(self._session, gate, kind, block, data))
+        with recorder.span("send", gate, kind.name, len(payload)):
+            self._channel.send(Frame(self._session, gate, kind, block, data))
 
     def receive(self, gate: int, kind: Kind, block: int, size: int) -> NDArray[np.uint8]:
         """The payload of the frame that is due, as read-only bytes [size].
 
         Raises MessageOrderError or MessageSizeError for any other frame.
         """
-        return accept(self._channel.receive(), self._session, gate, kind, block, size)
+        with recorder.span("wait", gate, kind.name, size):
+            frame = self._channel.receive()
+        return accept(frame, self._session, gate, kind, block, size)
 
     def receive_words(
         self, gate: int, kind: Kind, block: int, count: int, dtype: np.dtype[np.unsignedinteger]

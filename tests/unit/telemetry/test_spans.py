@@ -1,0 +1,98 @@
+"""Spans: off by default, named, nested, and of every gate and frame of a session."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from radiopaque.engine.local import LocalDeployment
+from radiopaque.engine.material import region_sizes
+from radiopaque.gates import plan_cost
+from radiopaque.telemetry import Span, recorder
+from radiopaque.wire.frames import Kind
+from tests.e2e.networks import Network, findings, lungs
+from tests.e2e.parties import until
+
+TO_MODEL_OWNER = {"IMAGE", "SELECTION", "RERANDOMISED"}
+
+
+@pytest.fixture
+def spans() -> Iterator[list[Span]]:
+    yield recorder.start()
+    recorder.stop()
+
+
+def test_nothing_is_kept_while_recording_is_off() -> None:
+    kept = recorder.start()
+    recorder.stop()
+    with recorder.span("deal", 1):
+        pass
+    assert kept == []
+
+
+def test_a_span_is_kept_when_its_block_fails(spans: list[Span]) -> None:
+    with pytest.raises(ValueError, match="inside"), recorder.span("send", 3, "IMAGE", 10):
+        raise ValueError("inside")
+    (span,) = spans
+    assert span[:4] == ("send", 3, "IMAGE", 10)
+    assert span.begin <= span.end
+    assert span.thread == threading.get_ident()
+
+
+@pytest.mark.parametrize("network", [lungs(), findings()], ids=["lungs", "findings"])
+def test_a_session_leaves_a_span_of_every_gate_and_frame(
+    spans: list[Span], network: Network
+) -> None:
+    plan, cost = network.plan, plan_cost(network.plan)
+    LocalDeployment(plan, network.weights).infer(network.images())
+    gates = list(range(len(plan.steps)))
+    # the last gate's is over a moment after the data owner has its result
+    until(lambda: sum(span.activity == "evaluate" for span in spans) == len(gates))
+    for activity in ("prepare", "answer", "evaluate"):
+        assert [span.gate for span in spans if span.activity == activity] == gates
+    dealt = [span.gate for span in spans if span.activity == "deal"]
+    # nobody asks for what comes after the last correction
+    assert dealt == gates[: len(dealt)]
+    assert set(region_sizes(plan, Kind.CORRECTION)) <= set(dealt)
+    # loaded by both the data owner and the model owner
+    assert Counter(span.gate for span in spans if span.activity == "load") == dict.fromkeys(
+        gates, 2
+    )
+    sent = [span for span in spans if span.activity == "send"]
+    waited = [span for span in spans if span.activity == "wait"]
+    assert sorted(span[1:4] for span in sent) == sorted(span[1:4] for span in waited)
+    forth = sum(span.size for span in sent if span.kind in TO_MODEL_OWNER)
+    back = sum(span.size for span in sent if span.kind not in TO_MODEL_OWNER)
+    assert (forth, back) == (cost.to_model_owner_bytes, cost.to_data_owner_bytes)
+    for kind, size in (("CORRECTION", cost.correction_bytes), ("OFFLINE", cost.offline_bytes)):
+        taken = [span.size for span in spans if span[0] == "accept" and span.kind == kind]
+        assert sum(taken) == size
+
+
+def test_frames_lie_within_their_gate_and_on_its_thread(spans: list[Span]) -> None:
+    network = lungs()
+    LocalDeployment(network.plan, network.weights).infer(network.images())
+    until(lambda: sum(span[0] == "evaluate" for span in spans) == len(network.plan.steps))
+    around = {
+        (span.thread, span.gate): span for span in spans if span.activity in ("answer", "evaluate")
+    }
+    frames = [span for span in spans if span.activity in ("send", "wait")]
+    assert len({span.thread for span in frames}) == 2
+    for span in frames:
+        outer = around[span.thread, span.gate]
+        assert outer.begin <= span.begin <= span.end <= outer.end
+
+
+def test_spans_hold_names_and_sizes_alone(spans: list[Span]) -> None:
+    network = lungs()
+    LocalDeployment(network.plan, network.weights).infer(np.zeros(network.plan.input_step.shape))
+    assert all(type(value) in (str, int) for span in spans for value in span)
+    until(lambda: sum(span[0] == "evaluate" for span in spans) == len(network.plan.steps))
+    first = {span[:4] for span in spans}
+    again = recorder.start()
+    LocalDeployment(network.plan, network.weights).infer(network.images())
+    until(lambda: {span[:4] for span in again} == first)
