@@ -3,8 +3,8 @@
     python benchmarks/peers/crypten_stock.py MODEL.onnx [--images FILE.npy] [--threads N]
 
 prints one JSON object; :func:`run` returns it. The default provider ("TFP") lets rank 0 draw every
-Beaver triple: it knows all masks, and the time of dealing lies inside the online time. Label figures
-of it "dealing in the clear".
+Beaver triple: it knows all masks, and the time of dealing lies inside the online time. Label its
+figures "dealing in the clear".
 
 ``bytes`` is what both processes put on the wire, by CrypTen's own counters (sum of both parties,
 halved, because each counts what it sends and what it receives); ``rounds`` are its counted

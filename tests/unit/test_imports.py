@@ -21,6 +21,7 @@ PARTIES = ("crypto_provider", "model_owner", "data_owner")
 CORE = "radiopaque"
 COMMANDS = "radiopaque.cli"
 COMPANIONS = ("training", "benchmarks")
+CRYPTEN_WORKER = "radiopaque.engine.crypten.worker"
 MODEL_FRAMEWORKS = ("torch", "onnx", "onnxruntime")
 IMAGE_READERS = ("pydicom", "PIL")
 NETWORK = ("grpc", "radiopaque.transport", "radiopaque.wire.v1.services_pb2")
@@ -131,6 +132,13 @@ def test_the_protocol_knows_no_network_library(room: str) -> None:
     assert trespasses(f"radiopaque.{room}", ("grpc", "radiopaque.transport.tls")) == []
 
 
+def test_only_the_worker_process_of_crypten_imports_a_framework() -> None:
+    frameworks = ("torch", "crypten", CRYPTEN_WORKER)
+    assert trespasses(CORE, frameworks, exempt=(CRYPTEN_WORKER,)) == []
+    for party in PARTIES:
+        assert trespasses(party, frameworks) == []
+
+
 def test_training_and_core_do_not_import_each_other() -> None:
     assert trespasses("training", (CORE, *PARTIES)) == []
     assert trespasses(CORE, ("training",)) == []
@@ -232,7 +240,7 @@ def test_the_compiler_loads_no_transport() -> None:
 
 
 def test_the_whole_core_imports_without_extras() -> None:
-    apart = (COMMANDS, "radiopaque.__main__")
+    apart = (COMMANDS, "radiopaque.__main__", CRYPTEN_WORKER)
     names = [name for name in modules(CORE) if not within(name, apart)]
     code = f"for name in {names!r}: importlib.import_module(name)"
     assert hits(loaded(code), (*PARTIES, *COMPANIONS, COMMANDS)) == []
