@@ -80,26 +80,47 @@ def find_root(folder: Path) -> Path:
 def read_folder(
     folder: Path, settings: DataSettings, seed: int, watch: Watch = unwatched
 ) -> Intake:
-    """Index, cut by patient and read. The test folder is not touched.
+    """Index, read and cut by patient. The test folder is not touched.
 
     Raises:
         SettingsError: a folder is missing or empty, a class is empty, or an image is unreadable
             and to be refused.
+    """
+    cohort, skipped = read_training(folder, settings, watch)
+    return cut(cohort, skipped, settings, seed)
+
+
+def read_training(
+    folder: Path, settings: DataSettings, watch: Watch = unwatched
+) -> tuple[Cohort, list[str]]:
+    """All images to train and validate on, and a message for each that cannot be read.
+
+    Raises:
+        SettingsError: a folder is missing or empty, or an image is unreadable and to be refused.
     """
     root = find_root(folder)
     try:
         samples = index_folder(root / "train")
     except DataError as error:
         raise SettingsError(str(error)) from error
-    cohort, skipped = read_images(samples, settings, watch)
+    return read_images(samples, settings, watch)
+
+
+def cut(cohort: Cohort, skipped: Sequence[str], settings: DataSettings, seed: int) -> Intake:
+    """Cut images by patient into those to train and those to validate on.
+
+    Raises:
+        SettingsError: a class has no image on one side.
+    """
     training, validation = split_by_patient(cohort.samples, settings.validation_fraction, seed)
     for part, title in ((training, "train on"), (validation, "validate on")):
         counts = Counter(sample.label for sample in part)
         empty = [title for label, title in enumerate(CLASSES) if not counts[label]]
         if empty:
+            where = cohort.samples[0].path.parents[1] if cohort.samples else "train"
             raise SettingsError(
-                f"no image of class {', '.join(empty)} to {title} in {root / 'train'}; every class "
-                "needs several patients"
+                f"no image of class {', '.join(empty)} to {title} in {where}; every class needs "
+                "several patients"
             )
     return Intake(cohort.select(training), cohort.select(validation), tuple(skipped))
 

@@ -10,6 +10,8 @@ from training.config import FederationSettings, TrainingSettings
 from training.data import CLASSES, Sample
 from training.errors import SettingsError
 
+_NAMED = 5
+
 
 def partition(
     samples: Sequence[Sample], settings: FederationSettings, seed: int
@@ -43,8 +45,9 @@ def partition(
     parts = {f"site-{number + 1}": part for number, part in enumerate(sites)}
     empty = [name for name, part in parts.items() if not part]
     if empty:
+        named = ", ".join(empty[:_NAMED]) + (" and others" if len(empty) > _NAMED else "")
         raise SettingsError(
-            f"no images for {', '.join(empty)}: {len(patients)} patients are too few for {count} "
+            f"no images for {named}: {len(patients)} patients are too few for {count} "
             f"sites split by {settings.split}; take fewer sites or less skew"
         )
     return parts
