@@ -211,11 +211,12 @@ def _add_coordinate(commands: Any) -> None:
         metavar="S",
         help="end if a round cannot be finished for so long (default: never)",
     )
+    _add_verbose(parser)
     parser.set_defaults(run=_coordinate)
 
 
 def _coordinate(options: argparse.Namespace, report: Report) -> Result:
-    _quiet()
+    set_logging(options.verbose)
     from training.flower.coordinate import Request, coordinate
     from training.flower.finish import finish
 
@@ -251,11 +252,12 @@ def _add_join(commands: Any) -> None:
     parser.add_argument(
         "--check", action="store_true", help="look whether everything is in place, and stop"
     )
+    _add_verbose(parser)
     parser.set_defaults(run=_join)
 
 
 def _join(options: argparse.Namespace, report: Report) -> Result:
-    _quiet()
+    set_logging(options.verbose)
     from training.flower.join import join
 
     join(options.config, report, options.check)
@@ -268,9 +270,13 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _quiet() -> None:
-    """Of what Flower says, let errors through alone. It sets its own level when it is loaded."""
-    from flwr.supercore.logger import FLOWER_LOGGER
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--verbose", action="store_true", help="show what Flower logs, too")
 
-    FLOWER_LOGGER.setLevel(logging.ERROR)
+
+def set_logging(verbose: bool) -> None:
+    """Show what Flower logs, or nothing of it: it logs what strangers send, among other things."""
+    from flwr.supercore.logger import FLOWER_LOGGER  # sets a level of its own when it is loaded
+
+    FLOWER_LOGGER.setLevel(logging.INFO if verbose else logging.CRITICAL)
     FLOWER_LOGGER.propagate = False

@@ -156,6 +156,7 @@ class SuperLink:
             log_level="error",
             access_log=False,
             server_header=False,
+            ws="none",
             workers=1,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=2,
@@ -233,6 +234,7 @@ class SuperLink:
         for message in self._state.get_message_res(waiting, self._run) if waiting else ():
             asked = message.metadata.reply_to_message_id
             if message.has_error():
+                self._discard(message.metadata.message_id)
                 yield self._done(sent, asked, Reply(sent[asked], None, "lost its connection"))
             else:
                 arriving[asked] = message.metadata.message_id
