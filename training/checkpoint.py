@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.errors import CheckpointError
+from training.errors import CheckpointError, SettingsError
 from training.files import write_atomically
 
 FILE = "checkpoint.pt"
@@ -74,18 +74,44 @@ def save(folder: Path, progress: Progress, fingerprint: str) -> None:
         ) from error
 
 
+def rounds_done(folder: Path, resume: bool) -> int:
+    """Rounds that are done in the folder of a run that is to go on (`resume`) or to begin.
+
+    Raises:
+        CheckpointError: there is none to go on with, or it is broken.
+        SettingsError: there is one already where a run is to begin.
+    """
+    if resume:
+        return len(_read(folder / FILE)[0].records)
+    if (folder / FILE).exists():
+        raise SettingsError(
+            f"{folder / FILE} is there already; add --resume to go on with it, or choose another "
+            "folder"
+        )
+    return 0
+
+
 def load(folder: Path, fingerprint: str) -> Progress:
     """Read the checkpoint of a run. Tensors and plain values only: a file cannot run code.
 
     Raises:
         CheckpointError: there is none, it is broken, or of another configuration or data.
     """
-    path = folder / FILE
+    progress, version, found = _read(folder / FILE)
+    if version != _VERSION or found != fingerprint:
+        raise CheckpointError(
+            f"{folder / FILE} belongs to another configuration, other images or another version; "
+            "resume with the files it was made with, or train anew in another folder"
+        )
+    return progress
+
+
+def _read(path: Path) -> tuple[Progress, int, str]:
     try:
         content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
         version, found = content.pop("version"), content.pop("fingerprint")
         records = [RoundRecord(**record) for record in content.pop("records")]
-        progress = Progress(records=records, **content)
+        return Progress(records=records, **content), version, found
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}; start without --resume") from error
     except (
@@ -102,9 +128,3 @@ def load(folder: Path, fingerprint: str) -> Progress:
             f"{path} is not a checkpoint ({type(error).__name__}); restore it, or train anew in "
             "another folder"
         ) from error
-    if version != _VERSION or found != fingerprint:
-        raise CheckpointError(
-            f"{path} belongs to another configuration, other images or another version; resume "
-            "with the files it was made with, or train anew in another folder"
-        )
-    return progress

@@ -58,10 +58,12 @@ def train(request: Request, report: Report = print, watch: Watch = unwatched) ->
     Raises:
         TrainingError: see the message; a checkpoint of finished rounds is kept.
     """
+    from training.checkpoint import rounds_done
     from training.config import load_settings
     from training.curves import draw
     from training.estimate import describe_seconds, estimate_seconds
     from training.federated import run
+    from training.files import prepare_folder
     from training.intake import read_folder
     from training.partition import describe
     from training.tensorboard import require_package
@@ -74,6 +76,9 @@ def train(request: Request, report: Report = print, watch: Watch = unwatched) ->
             "[search] has no effect without --search N; add that, or take the section out"
         )
     _check_calibration(request, settings.privacy is not None)
+    done = rounds_done(request.output, request.resume)
+    if not request.only_estimate:
+        prepare_folder(request.output)
     intake = read_folder(request.data, settings.data, settings.seed, watch)
     for message in intake.skipped[:_SHOWN_SKIPPED]:
         report(f"skipped: {message}")
@@ -86,8 +91,8 @@ def train(request: Request, report: Report = print, watch: Watch = unwatched) ->
     sites = _sites(settings, intake, request.resume, report, watch)
     for line in describe(settings, intake.training.samples):
         report(line)
-    seconds = estimate_seconds(settings, intake, watch)
-    report(f"about {describe_seconds(seconds)} for {settings.training.rounds} rounds")
+    seconds = estimate_seconds(settings, intake, watch, done)
+    report(f"about {describe_seconds(seconds)} for {settings.training.rounds - done} rounds")
     result: Result = {
         "output": str(request.output),
         "estimate_seconds": round(seconds, 1),
@@ -123,6 +128,8 @@ def train(request: Request, report: Report = print, watch: Watch = unwatched) ->
         f"wrote the network of round {progress.best_round} with manifest.json, card.md and its "
         f"figures to {request.output}"
     )
+    if outcome.failed is not None:
+        raise outcome.failed
     figures = publication.manifest["metrics"]
     return {
         **result,

@@ -25,8 +25,10 @@ from training.site import Site, weights_of
 _PROBE_ELEMENTS = 1 << 20
 
 
-def estimate_seconds(settings: TrainingSettings, intake: Intake, watch: Watch = unwatched) -> float:
-    """Return the seconds that all rounds take on this machine, early stopping left out.
+def estimate_seconds(
+    settings: TrainingSettings, intake: Intake, watch: Watch = unwatched, done: int = 0
+) -> float:
+    """Return the seconds that all rounds but the first `done` take here, early stopping left out.
 
     One step of training and a batch of validation at every size of images, and a mask, are timed.
     Nothing is charged to a privacy budget: the private step is tried without a file, and its
@@ -38,17 +40,20 @@ def estimate_seconds(settings: TrainingSettings, intake: Intake, watch: Watch = 
     private = settings.privacy is not None
     cached = trains_head_only(model) if private else keeps_features(model, settings)
     training, validation = len(intake.training.samples), len(intake.validation.samples)
-    rounds, sites = settings.training.rounds, settings.site_count
+    rounds, sites = settings.training.rounds - done, settings.site_count
     steps = settings.training.local_steps * sites or steps_of_pass(
         training, settings.training.batch_size
     )
-    total, first = 0.0, 0
+    total, first, last = 0.0, done, 0
     for number, stage in enumerate(settings.stages):
         watch("estimating the duration", number, len(settings.stages))
-        total += stage.rounds * steps * _seconds_of_step(settings, intake.training, first)
+        last += stage.rounds
+        if first >= last:
+            continue
+        total += (last - first) * steps * _seconds_of_step(settings, intake.training, first)
         forward = _seconds_of_image(settings, intake.validation, stage.size)
-        total += forward * (training + validation if cached else stage.rounds * validation)
-        first += stage.rounds
+        total += forward * (training + validation if cached else (last - first) * validation)
+        first = last
     if settings.mode == "federated" and settings.federation_or_default().secure_aggregation:
         length = sum(tensor.numel() for tensor in weights.values())
         # Each site masks once for itself and once for each other; the own masks are taken off.

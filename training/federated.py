@@ -25,9 +25,15 @@ from training.config import TrainingSettings
 from training.data import CLASSES, labels_of
 from training.dp import PrivacySettings as PrivateSteps
 from training.dp import PrivateSite, refuse_mixing
-from training.errors import BudgetSpentError, SettingsError, TooFewSitesError
+from training.errors import (
+    BudgetSpentError,
+    DivergedError,
+    SettingsError,
+    TooFewSitesError,
+    TrainingError,
+)
 from training.features import FeatureStore
-from training.files import write_atomically
+from training.files import prepare_folder, write_atomically
 from training.intake import Cohort, Intake
 from training.local import LocalSite
 from training.networks import PIXEL_STATISTICS, build
@@ -47,11 +53,15 @@ Play = Callable[[int, Sequence[str], Weights], RoundResult]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The network with its best weights, in evaluation mode, and how it came about."""
+    """The network with its best weights, in evaluation mode, and how it came about.
+
+    `failed` is why there are no more rounds, if something went wrong after the best one.
+    """
 
     model: nn.Module
     progress: Progress
     stopped: str
+    failed: TrainingError | None = None
 
 
 def build_network(settings: TrainingSettings) -> nn.Module:
@@ -185,6 +195,7 @@ def run(
 
     Raises:
         TrainingError: see the messages; rounds that are done are in the checkpoint.
+        DivergedError: before any round could be the best one; later it is in the outcome.
     """
     torch.set_num_threads(settings.threads)
     model = build_network(settings)
@@ -204,11 +215,17 @@ def run(
     def play(number: int, names: Sequence[str], weights: Weights) -> RoundResult:
         return runner.run(number, [by_name[name] for name in names], model, weights)
 
+    failed: DivergedError | None = None
     with keeping(settings, progress, folder, fingerprint, report) as kept:
-        stopped = run_rounds(settings, progress, play, tuple(by_name), model, validator, kept)
+        try:
+            stopped = run_rounds(settings, progress, play, tuple(by_name), model, validator, kept)
+        except DivergedError as error:
+            if not progress.best_round:
+                raise
+            stopped, failed = f"training diverged after round {len(progress.records)}", error
     load_weights(model, progress.best)
     model.eval()
-    return Outcome(model, progress, stopped)
+    return Outcome(model, progress, stopped, failed)
 
 
 @contextmanager
@@ -229,15 +246,11 @@ def keeping(
 
 def first_progress(model: nn.Module, folder: Path, fingerprint: str, resume: bool) -> Progress:
     """What a run starts from: the weights of `model`, or those of the checkpoint, put into it."""
-    if resume:
+    if checkpoint.rounds_done(folder, resume):
         progress = checkpoint.load(folder, fingerprint)
         load_weights(model, progress.weights)
         return progress
-    if (folder / checkpoint.FILE).exists():
-        raise SettingsError(
-            f"{folder / checkpoint.FILE} is there already; add --resume to go on with it, or "
-            "choose another folder"
-        )
+    prepare_folder(folder)
     initial = weights_of(model)
     return Progress(initial, initial)
 

@@ -7,6 +7,25 @@ import os
 import tempfile
 from pathlib import Path
 
+from training.errors import SettingsError
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder, unless it is there, and see that it can be written to.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"nothing can be written to the folder {folder} ({error.strerror}); choose another one "
+            "as --output"
+        ) from error
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path` through a temporary file beside it; the mode becomes 0644."""

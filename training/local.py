@@ -124,7 +124,7 @@ class LocalSite:
             if not math.isfinite(value):
                 raise DivergedError(
                     f"the loss of site {self.name!r} is {value} in round {self._number + 1}, step "
-                    f"{number + 1}; lower training.learning_rate and resume from the checkpoint"
+                    f"{number + 1}; lower training.learning_rate and train anew in another folder"
                 )
             optimiser.zero_grad()
             loss.backward()

@@ -210,6 +210,8 @@ def _trial(
             watch=lambda what, done, total: watch(f"{title}, {what}", done, total),
             store=store,
         )
+        if outcome.failed is not None:
+            raise outcome.failed
     except DivergedError as error:
         study.tell(trial, state=TrialState.PRUNED)
         report(f"{title}  {_described(trial.params)}: {error}")

@@ -106,6 +106,8 @@ def _run(
         watch=lambda what, done, total: watch(f"{title}, {what}", done, total),
         store=store,
     )
+    if outcome.failed is not None:
+        raise outcome.failed
     progress = outcome.progress
     last = progress.records[-1].validation_auc
     row.best_auc.append(progress.best_auc)

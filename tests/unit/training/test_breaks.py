@@ -153,6 +153,9 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(
     with pytest.raises(DivergedError, match=r"site-1|not finite"):
         broken_run(folder, tmp_path, settings, {})
     good = settings_of(federation={"split": "iid"})
-    with pytest.raises(DivergedError):
-        broken_run(folder, tmp_path / "late", good, {1: (2, DivergedError("nan"))})
+    late = broken_run(folder, tmp_path / "late", good, {1: (2, DivergedError("nan"))})
+    assert str(late.failed) == "nan"
+    assert late.stopped == "training diverged after round 2"
+    assert len(late.progress.records) == 2
+    assert 1 <= late.progress.best_round <= 2
     assert len(broken_run(folder, tmp_path / "late", good, {}, resume=True).progress.records) == 3

@@ -143,6 +143,10 @@ def test_an_estimate_counts_every_stage(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("training.estimate._seconds_of_image", lambda *arguments: 0.0)
     assert estimate_seconds(settings, read(folder, settings)) == 4 * (2 * 10 + 100 + 2 * 1000)
     assert seen == [0, 2, 3]
+    seen.clear()
+    # Of five rounds one of the second and two of the third stage are left.
+    assert estimate_seconds(settings, read(folder, settings), done=2) == 4 * (10 + 2 * 100)
+    assert seen == [2, 3]
 
 
 @pytest.mark.parametrize(
