@@ -156,6 +156,6 @@ def build(name: str, size: int, images: Tensor, seed: int) -> nn.Module:
             nn.init.normal_(module.bias, 0.0, 0.2, generator=generator)
     model.train()
     with torch.no_grad():
-        for batch in images.split(8):
+        for batch in torch.split(images, 8):
             model(batch)
     return model.eval()

@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "Train a model, alone or as several sites, with or without differential privacy.",
     "federation": "Train together from different machines; images stay where they are.",
     "attack": "Attack our own training: gradient inversion and a privacy audit.",
+    "bench": "Measure speed, traffic and fidelity, side by side with other tools.",
     "crypto-provider": "Deal correlated randomness.",
     "model-owner": "Host compiled models.",
     "data-owner": "Submit images, prepare sessions, list models.",

@@ -1,0 +1,5 @@
+"""`python -m benchmarks`, which `radiopaque bench` runs."""
+
+from benchmarks.command import main
+
+main()

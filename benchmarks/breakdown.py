@@ -1,0 +1,119 @@
+"""Where time and bytes go, from the spans of the three parties.
+
+Computing is a party's time at a gate less what it spent sending and waiting there; serialising is
+encoding a message and handing it to gRPC, whose own threads then encrypt and send it beside the
+computation. What a party waits for is the network and the other party's computing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.record import Record
+from benchmarks.spans import TO_MODEL_OWNER
+from radiopaque.certificates import Role
+from radiopaque.gates import plan_cost
+from radiopaque.graph.plan import Plan
+from radiopaque.telemetry import Span
+
+Spans = Mapping[Role, Sequence[Span]]
+_PHASES = {
+    "deal": "offline",
+    "prepare": "offline",
+    "load": "load",
+    "answer": "online",
+    "evaluate": "online",
+}
+_FORTH, _BACK = "data_owner_to_model_owner", "model_owner_to_data_owner"
+_DEALT = "crypto_provider_to_model_owner"
+
+
+def in_window(spans: Spans, begin: int, end: int) -> dict[Role, list[Span]]:
+    """Spans that begin in a window of time, nanoseconds."""
+    return {
+        role: [span for span in own if begin <= span.begin <= end] for role, own in spans.items()
+    }
+
+
+def gates(plan: Plan, spans: Spans, inferences: int) -> list[Record]:
+    """Seconds of one inference by party, phase and kind of gate: the mean of all."""
+    return [
+        {
+            "party": str(role).replace("-", "_"),
+            "phase": phase,
+            "gate": gate,
+            **{f"{activity}_seconds": value / inferences for activity, value in seconds.items()},
+        }
+        for role, own in spans.items()
+        for (phase, gate), seconds in sorted(_seconds(plan, own).items())
+    ]
+
+
+def _seconds(plan: Plan, spans: Sequence[Span]) -> dict[tuple[str, str], dict[str, float]]:
+    found: dict[tuple[str, str], dict[str, float]] = defaultdict(
+        lambda: {"compute": 0.0, "wait": 0.0, "serialise": 0.0}
+    )
+    for span in spans:
+        gate = type(plan.steps[span.gate].gate).__name__
+        seconds = (span.end - span.begin) / 1e9
+        if span.activity in _PHASES:
+            found[_PHASES[span.activity], gate]["compute"] += seconds
+        elif span.activity in ("send", "wait") and span.kind not in ("START", "READY"):
+            inner = found["online", gate]
+            inner["serialise" if span.activity == "send" else "wait"] += seconds
+            inner["compute"] -= seconds
+    return dict(found)
+
+
+def traffic(plan: Plan, spans: Spans, runs: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """Bytes, messages and payload of one inference, by phase and link, beside what was predicted.
+
+    Bytes are the parties' counters at the transport; messages and payload are counted where the
+    protocol hands frames over and takes them.
+    """
+    cost, last, count = plan_cost(plan), runs[-1], len(runs)
+    online = [
+        span
+        for span in spans[Role.DATA_OWNER]
+        if span.activity in ("send", "wait") and span.kind not in ("START", "READY")
+    ]
+    taken = [span for span in spans[Role.MODEL_OWNER] if span.activity == "accept"]
+    forth = [span for span in online if span.kind in TO_MODEL_OWNER]
+    back = [span for span in online if span.kind not in TO_MODEL_OWNER]
+    counted = {
+        ("online", _FORTH): (forth, cost.to_model_owner_bytes),
+        ("online", _BACK): (back, cost.to_data_owner_bytes),
+        ("offline", _DEALT): (
+            [span for span in taken if span.kind == "CORRECTION"],
+            cost.correction_bytes,
+        ),
+        ("offline", _FORTH): (
+            [span for span in taken if span.kind == "OFFLINE"],
+            cost.offline_bytes,
+        ),
+    }
+    records = []
+    for phase, by_link in (
+        ("online", last["online_bytes"]),
+        ("offline", last["offline"]["bytes"]),
+    ):
+        for link, size in by_link.items():
+            own, predicted = counted.get((phase, link), ([], 0))
+            records.append(
+                {
+                    "phase": phase,
+                    "link": link,
+                    "bytes": size,
+                    "messages": _mean(len(own), count),
+                    "payload_bytes": _mean(sum(span.size for span in own), count),
+                    "predicted_payload_bytes": predicted,
+                }
+            )
+    return records
+
+
+def _mean(total: int, count: int) -> int | float:
+    """Exact where it divides, as it does unless connections broke."""
+    return total / count if total % count else total // count

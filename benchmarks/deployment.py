@@ -1,0 +1,136 @@
+"""The three parties as processes with mutual TLS, a relay in front of each link where asked for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.network import Network
+from benchmarks.relay import relayed
+from radiopaque.certificates import Role, init_directory
+from radiopaque.cli.parties import Parties, peer_table
+
+_LIMITS = "[limits]\nlongest_call_seconds = 3600.0\nconcurrent_calls = 128\ncalls_per_peer = 128\n"
+_DISK_BYTES = 100_000_000_000
+_STOP_SECONDS = 10.0
+
+
+class ClinicProcess:
+    """The data owner (:mod:`benchmarks.clinic`), spoken to line by line."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._log = log
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        """One command, its answer. Raises BenchmarkError with the end of the log."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise ValueError("the process was started without pipes")
+        try:
+            stdin.write(json.dumps(command) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise BenchmarkError(f"the data owner failed: {self._log.read_text()[-2000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Three running parties."""
+
+    folder: Path
+    clinic: ClinicProcess
+    processes: dict[Role, int]
+    """Process numbers."""
+    start_seconds: float
+    """From nothing to two listening servers, their kernels loaded."""
+
+    def material_bytes(self) -> int:
+        """Disk space of all prepared sessions at the model owner."""
+        store = self.folder / str(Role.MODEL_OWNER) / "material"
+        return sum(path.stat().st_size for path in store.iterdir())
+
+
+@contextmanager
+def deployed(
+    folder: Path, compiled: Path, name: str, images: Path, network: Network, workers: int
+) -> Iterator[Deployment]:
+    """Start everything in ``folder``; spans of all parties lie there when the block is over.
+
+    ``compiled`` is the folder of the model ``name``; ``images`` a file of preprocessed tensors.
+    """
+    certificates = init_directory(folder / "certificates")
+    command = (sys.executable, "-m", "benchmarks.party", str(folder))
+    with ExitStack() as stack:
+        # relays end after the parties that talk through them
+        links = stack.enter_context(ExitStack())
+        parties = stack.enter_context(Parties(folder, certificates, command))
+
+        def link(role: Role, address: str) -> str:
+            return peer_table(role, links.enter_context(relayed(address, network)))
+
+        began = time.perf_counter()
+        deals = f"concurrent_deals = {max(2, workers)}\n"
+        provider = parties.serve(Role.CRYPTO_PROVIDER, _LIMITS + deals)
+        more = f"concurrent_inferences = {max(4, workers)}\nmaterial_bytes = {_DISK_BYTES}\n"
+        models = f'[[models]]\npath = "{compiled}"\n'
+        owner = parties.serve(
+            Role.MODEL_OWNER, link(Role.CRYPTO_PROVIDER, provider) + _LIMITS + more + models
+        )
+        seconds = time.perf_counter() - began
+        config = parties.configure(
+            Role.DATA_OWNER,
+            f'model = "{name}"\ndeadline_seconds = 3600.0\n',
+            link(Role.MODEL_OWNER, owner) + link(Role.CRYPTO_PROVIDER, provider),
+        )
+        processes = {role: process.pid for role, process in parties.processes.items()}
+        clinic = stack.enter_context(_clinic(folder, config, images, processes))
+        processes[Role.DATA_OWNER] = clinic.pid
+        yield Deployment(folder, clinic, processes, seconds)
+        clinic.ask(do="leave")
+
+
+@contextmanager
+def _clinic(
+    folder: Path, config: Path, images: Path, processes: dict[Role, int]
+) -> Iterator[ClinicProcess]:
+    log = folder / f"{Role.DATA_OWNER}.log"
+    command = [sys.executable, "-m", "benchmarks.clinic", "--config", str(config)]
+    command += ["--images", str(images), "--folder", str(folder)]
+    command += ["--processes", json.dumps(processes)]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            yield ClinicProcess(process, log)
+        finally:
+            # the process ends when its input does, unless it is in the middle of something
+            if process.stdin is not None:
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()

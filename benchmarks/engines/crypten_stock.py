@@ -1,0 +1,68 @@
+"""CrypTen as it comes, in its own two processes, with its default provider: dealing in the clear.
+
+Its provider has rank 0 draw every triple, so that the party that owns the model knows all masks.
+That dealing is inside its online time; there is no offline phase, and its bytes leave dealing out,
+as rank 0 hands nothing over.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.case import Case, Inputs, Tell, spread
+from benchmarks.errors import NotAvailableError
+from benchmarks.family import run_watched
+from benchmarks.network import LOOPBACK
+from benchmarks.record import Part
+
+
+def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
+    """See :class:`benchmarks.case.Engine`."""
+    if importlib.util.find_spec("crypten") is None:
+        raise NotAvailableError(
+            "CrypTen is not installed; pip install 'radiopaque[crypten]', then "
+            "pip install --no-deps crypten==0.4.1"
+        )
+    if case.device != "cpu":
+        raise NotAvailableError("CrypTen is measured on the CPU alone")
+    if case.network != LOOPBACK:
+        raise NotAvailableError(
+            "its two processes connect on ports of their own choice, where no relay can stand"
+        )
+    if case.batch > 1 or case.concurrency > 1:
+        raise NotAvailableError("its state is global: one image at a time, one by one")
+    numbers = [number % len(inputs.images) for number in range(case.inferences + 1)]
+    np.save(folder / "images.npy", inputs.images[numbers])
+    tell(f"{case.inferences} inferences after a first one, in two processes")
+    command = [sys.executable, "-m", "benchmarks.peers.crypten_stock", str(inputs.source.onnx)]
+    command += ["--images", str(folder / "images.npy"), "--threads", str(case.threads)]
+    output, peak = run_watched(command)
+    report = json.loads(output)
+    first, *runs = report["runs"]
+    answers = [(number, run["logits"]) for number, run in zip(numbers[1:], runs, strict=True)]
+    seconds = spread("online_seconds", [run["online_seconds"] for run in runs])
+    rounds = round(float(np.median([run["rounds"] for run in runs])))
+    result = {
+        **case.record(),
+        **seconds,
+        "offline_seconds_min": 0.0,
+        "offline_seconds_median": 0.0,
+        "offline_seconds_max": 0.0,
+        "cold_start_seconds": report["setup_seconds"],
+        "cold_online_seconds": first["online_seconds"],
+        "online_bytes": round(float(np.median([run["bytes"] for run in runs]))),
+        "offline_bytes": 0,
+        "round_trips": rounds,
+        "one_way_delays": rounds,
+        "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs])),
+        "peak_rss_bytes": peak,
+        "material_bytes": 0,
+        "images_per_second": 1 / seconds["online_seconds_median"],
+        **inputs.fidelity(answers),
+    }
+    return Part(result)

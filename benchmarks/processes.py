@@ -1,0 +1,59 @@
+"""Processor time and memory of other processes of this machine, and what the machine is."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from pathlib import Path
+
+_PACKAGES = (
+    "radiopaque",
+    "numpy",
+    "numba",
+    "grpcio",
+    "protobuf",
+    "onnxruntime",
+    "torch",
+    "crypten",
+)
+
+
+def cpu_seconds(process: int) -> float:
+    """Processor time of all threads of a process so far, also of those that have ended.
+
+    The kernel counts it in nanoseconds and offers it as a clock, whose number follows from the
+    process's (clock_getcpuclockid). Raises OSError for a process that is not there.
+    """
+    return time.clock_gettime(((~process) << 3) | 2)
+
+
+def machine() -> dict[str, str | int]:
+    """What figures depend on, without anything that names this one machine."""
+    processor = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        processor = names[0] if names else processor
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": processor,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": memory,
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "architecture": platform.machine(),
+        "accelerator": "none used",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that decide about speed, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
