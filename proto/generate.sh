@@ -14,4 +14,5 @@ mkdir -p radiopaque/wire/v1
 "$python" -m grpc_tools.protoc \
   -I radiopaque/wire/v1=proto/radiopaque/v1 \
   --python_out=. --pyi_out=. \
-  radiopaque/wire/v1/plan.proto radiopaque/wire/v1/services.proto
+  radiopaque/wire/v1/plan.proto radiopaque/wire/v1/crypten.proto \
+  radiopaque/wire/v1/services.proto

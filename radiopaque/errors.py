@@ -40,6 +40,7 @@
     │   ├── DeadlineError
     │   └── ConnectionLostError
     ├── ResourceError                a limit is reached; try again later
+    ├── EngineError                  the worker process of the CrypTen engine failed
     └── StoreError                   a ledger or store cannot be read or written
 
 Every message says what was wrong, with which value, and what to do. None carries a secret.
@@ -224,6 +225,11 @@ class ConnectionLostError(TransportError):
 class ResourceError(RadiopaqueError):
     status = "RESOURCE_EXHAUSTED"
     exit_code = 7
+
+
+class EngineError(RadiopaqueError):
+    status = "INTERNAL"
+    exit_code = 5
 
 
 class StoreError(RadiopaqueError):

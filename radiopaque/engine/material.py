@@ -9,6 +9,7 @@ memory is taken only after the size is known.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +21,15 @@ from radiopaque.telemetry import recorder
 from radiopaque.transport.link import accept, payload_pieces
 from radiopaque.wire.frames import Frame, Kind
 
+if TYPE_CHECKING:
+    from radiopaque.engine.plans import AnyPlan
 
-def region_sizes(plan: Plan, kind: Kind) -> dict[int, int]:
+
+def region_sizes(plan: AnyPlan, kind: Kind) -> dict[int, int]:
     """Bytes of every non-empty region of one offline message, by gate, in plan order."""
+    if not isinstance(plan, Plan):
+        # under CrypTen the data owner has nothing to send offline
+        return dict(plan.correction_sizes()) if kind is Kind.CORRECTION else {}
     sizes = {}
     for site in sites(plan):
         cost = halves(site.step.gate).cost(site)
@@ -41,7 +48,7 @@ def region_frames(session: bytes, gate: int, kind: Kind, region: Raw) -> Iterato
 class RegionReader:
     """Accepts the frames of one offline message in their only admissible order."""
 
-    def __init__(self, plan: Plan, session: bytes, kind: Kind) -> None:
+    def __init__(self, plan: AnyPlan, session: bytes, kind: Kind) -> None:
         self._session = session
         self._kind = kind
         self._due = iter(
@@ -72,13 +79,16 @@ class RegionReader:
             )
 
 
-def assemble(plan: Plan, kind: Kind, payloads: Iterable[Raw]) -> dict[int, Raw]:
+def assemble(plan: AnyPlan, kind: Kind, payloads: Iterable[Raw]) -> dict[int, Raw]:
     """Regions by gate from the accepted payloads in order."""
-    regions = {}
+    return dict(regions(plan, kind, payloads))
+
+
+def regions(plan: AnyPlan, kind: Kind, payloads: Iterable[Raw]) -> Iterator[tuple[int, Raw]]:
+    """(gate, region) one after the other, reading no more payloads than have been asked for."""
     pieces = iter(payloads)
     for gate, size in region_sizes(plan, kind).items():
         region = np.empty(size, np.uint8)
         for _, piece in payload_pieces(size):
             region[piece] = next(pieces)
-        regions[gate] = region
-    return regions
+        yield gate, region

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Protocol
 
 from radiopaque.errors import PlanError
 from radiopaque.graph import plan as p
@@ -64,10 +65,9 @@ def validate_plan(plan: p.Plan) -> None:
             raise PlanError(
                 f"step {number} multiplies a value with a derived mask; it needs a Remask before it"
             )
-    _check_names(plan)
-    _check_task(plan)
+    check_description(plan, plan.input_step.shape, plan.output_step.shape)
     if plan.preprocessing is not None:
-        _check_preprocessing(plan, plan.preprocessing)
+        _check_reach(plan, plan.preprocessing)
 
 
 def _multiply_adds(plan: p.Plan, step: p.Step) -> int:
@@ -298,8 +298,36 @@ def _check_window(plan: p.Plan, step: p.Step, operands: Sequence[p.Step]) -> Non
     _require(limit <= allowed, f"limit {limit} exceeds the window {allowed}")
 
 
-def _check_names(plan: p.Plan) -> None:
-    """Names reach the clinic's terminal and reports: plain text only."""
+class Described(Protocol):
+    """What every plan says about its model, whichever engine it is for."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def preprocessing(self) -> p.Preprocessing | None: ...
+    @property
+    def intended_use(self) -> p.IntendedUse | None: ...
+
+
+def check_description(plan: Described, image: p.Shape, output: p.Shape) -> None:
+    """Check names, classes and preprocessing against the shapes of image and output.
+
+    Raises PlanError.
+    """
+    _check_names(plan)
+    if plan.preprocessing is not None and (not output or output[0] != image[0]):
+        raise PlanError(f"the output {list(output)} is not one row for each of {image[0]} images")
+    if plan.classes and (len(output) < 2 or prod(output[1:]) != len(plan.classes)):
+        raise PlanError(f"{len(plan.classes)} classes do not match the output {list(output)}")
+    if plan.preprocessing is not None:
+        _check_preprocessing(plan.preprocessing, image[1:])
+
+
+def _check_names(plan: Described) -> None:
     use = plan.intended_use or p.IntendedUse()
     texts = (plan.name, plan.version, *plan.classes, use.statement)
     lists = (*use.modalities, *use.body_parts, *use.views)
@@ -310,16 +338,7 @@ def _check_names(plan: p.Plan) -> None:
             )
 
 
-def _check_task(plan: p.Plan) -> None:
-    shape = plan.output_step.shape
-    if plan.preprocessing is not None and (not shape or shape[0] != plan.batch):
-        raise PlanError(f"the output {list(shape)} is not one row for each of {plan.batch} images")
-    if plan.classes and (len(shape) < 2 or prod(shape[1:]) != len(plan.classes)):
-        raise PlanError(f"{len(plan.classes)} classes do not match the output {list(shape)}")
-
-
-def _check_preprocessing(plan: p.Plan, spec: p.Preprocessing) -> None:
-    image = plan.input_step.shape[1:]
+def _check_preprocessing(spec: p.Preprocessing, image: p.Shape) -> None:
     if image != (spec.channels, spec.height, spec.width):
         raise PlanError(
             f"preprocessing makes {[spec.channels, spec.height, spec.width]}, "
@@ -329,14 +348,17 @@ def _check_preprocessing(plan: p.Plan, spec: p.Preprocessing) -> None:
         raise PlanError("preprocessing needs one mean and one std a channel")
     if not all(0 < s < 1e6 for s in spec.std) or not all(abs(m) < 1e6 for m in spec.mean):
         raise PlanError("preprocessing mean or std is out of range")
-    # Every image must fit, or the vendor would learn which images were refused here.
+    if spec.resize not in ("stretch", "fit", "crop"):
+        raise PlanError(f"unknown resize {spec.resize!r}")
+    if spec.interpolation not in ("bilinear", "bicubic", "nearest"):
+        raise PlanError(f"unknown interpolation {spec.interpolation!r}")
+
+
+def _check_reach(plan: p.Plan, spec: p.Preprocessing) -> None:
+    """Every image must fit, or the vendor would learn which images were refused here."""
     reach = max(max(abs(m), abs(1 - m)) / s for m, s in zip(spec.mean, spec.std, strict=True))
     if plan.input_step.limit < reach * float(plan.input_step.scale):
         raise PlanError(
             f"the input's limit {plan.input_step.limit} is below what preprocessing can reach, "
             f"{reach:.4g} at scale {float(plan.input_step.scale):.6g}"
         )
-    if spec.resize not in ("stretch", "fit", "crop"):
-        raise PlanError(f"unknown resize {spec.resize!r}")
-    if spec.interpolation not in ("bilinear", "bicubic", "nearest"):
-        raise PlanError(f"unknown interpolation {spec.interpolation!r}")

@@ -16,6 +16,7 @@ from radiopaque.errors import (
     ConfigError,
     ConnectionLostError,
     DeadlineError,
+    EngineError,
     InputError,
     MessageSizeError,
     PeerUnavailableError,
@@ -30,7 +31,7 @@ from radiopaque.transport.tls import grpc
 
 ERROR_KEY: Final = "radiopaque-error"
 _MAX_DETAILS: Final = 2000
-_LOCAL_ERRORS: Final = (ConfigError, StoreError)
+_LOCAL_ERRORS: Final = (ConfigError, EngineError, StoreError)
 
 _CLASSES: Final[dict[str, type[RadiopaqueError]]] = {
     name: value

@@ -49,6 +49,7 @@ class Kind(IntEnum):
     RERANDOMISED = 10
     RESULT = 11
     DONE = 12
+    SHARE = 13
 
 
 CONTROL_KINDS: Final = frozenset({Kind.START, Kind.READY, Kind.DONE})

@@ -19,12 +19,12 @@ from radiopaque.wire.v1 import plan_pb2 as pb
 MAX_PLAN_BYTES = 3 << 20
 """A larger plan is refused before it is parsed."""
 
-_TASKS: dict[p.Task, int] = {
+TASKS: dict[p.Task, int] = {
     "raw": pb.TASK_RAW,
     "multiclass": pb.TASK_MULTICLASS,
     "multilabel": pb.TASK_MULTILABEL,
 }
-_TASK_NAMES: dict[int, p.Task] = {number: name for name, number in _TASKS.items()}
+TASK_NAMES: dict[int, p.Task] = {number: name for name, number in TASKS.items()}
 
 _FIELDS: dict[type, tuple[str, ...]] = {
     p.Input: (),
@@ -61,7 +61,7 @@ def encode_plan(plan: p.Plan) -> bytes:
         name=plan.name,
         version=plan.version,
         classes=plan.classes,
-        task=_TASKS[plan.task],  # type: ignore[arg-type]
+        task=TASKS[plan.task],  # type: ignore[arg-type]
     )
     for step in plan.steps:
         kind = type(step.gate)
@@ -81,18 +81,9 @@ def encode_plan(plan: p.Plan) -> bytes:
             else:
                 setattr(gate, field, value)
     if plan.preprocessing is not None:
-        message.preprocessing.CopyFrom(_encode_preprocessing(plan.preprocessing))
+        message.preprocessing.CopyFrom(encode_preprocessing(plan.preprocessing))
     if plan.intended_use is not None:
-        use = plan.intended_use
-        message.intended_use.CopyFrom(
-            pb.IntendedUse(
-                modalities=use.modalities,
-                body_parts=use.body_parts,
-                views=use.views,
-                age_years=use.age_years or (),
-                statement=use.statement,
-            )
-        )
+        message.intended_use.CopyFrom(encode_intended_use(plan.intended_use))
     encoded: bytes = message.SerializeToString(deterministic=True)
     return encoded
 
@@ -118,7 +109,7 @@ def decode_plan(data: bytes) -> p.Plan:
     if len(message.steps) > MAX_STEPS:
         raise PlanError(f"a plan has at most {MAX_STEPS} steps, this one {len(message.steps)}")
     steps = tuple(_decode_step(number, step) for number, step in enumerate(message.steps))
-    task = _TASK_NAMES.get(message.task)
+    task = TASK_NAMES.get(message.task)
     if task is None:
         raise PlanError(f"plan states no known task (number {message.task})")
     plan = p.Plan(
@@ -128,8 +119,8 @@ def decode_plan(data: bytes) -> p.Plan:
         steps=steps,
         classes=tuple(message.classes),
         task=task,
-        preprocessing=_decode_preprocessing(message),
-        intended_use=_decode_intended_use(message),
+        preprocessing=decode_preprocessing(message),
+        intended_use=decode_intended_use(message),
     )
     validate_plan(plan)
     if encode_plan(plan) != data:
@@ -138,13 +129,19 @@ def decode_plan(data: bytes) -> p.Plan:
 
 
 def load_plan(data: bytes, digest: bytes) -> p.Plan:
-    """A checked plan whose digest is the expected one. Raises PlanDigestError otherwise."""
-    if p.plan_digest(data) != digest:
+    """A checked plan whose digest is the expected one. Raises PlanError, PlanDigestError."""
+    check_digest(data, digest)
+    return decode_plan(data)
+
+
+def check_digest(data: bytes, digest: bytes) -> None:
+    """Raise PlanDigestError for the bytes of another plan than the expected one."""
+    found = p.plan_digest(data)
+    if found != digest:
         raise PlanDigestError(
-            f"plan digest {p.plan_digest(data).hex()[:16]} is not {digest.hex()[:16]}; "
+            f"plan digest {found.hex()[:16]} is not {digest.hex()[:16]}; "
             "fetch the model again and check who serves it"
         )
-    return decode_plan(data)
 
 
 def _decode_step(number: int, step: Any) -> p.Step:
@@ -167,7 +164,8 @@ def _decode_step(number: int, step: Any) -> p.Step:
     )
 
 
-def _encode_preprocessing(spec: p.Preprocessing) -> Any:
+def encode_preprocessing(spec: p.Preprocessing) -> Any:
+    """As a part of a plan of either kind; the next three likewise."""
     return pb.Preprocessing(
         channels=spec.channels,
         height=spec.height,
@@ -179,7 +177,17 @@ def _encode_preprocessing(spec: p.Preprocessing) -> Any:
     )
 
 
-def _decode_preprocessing(message: Any) -> p.Preprocessing | None:
+def encode_intended_use(use: p.IntendedUse) -> Any:
+    return pb.IntendedUse(
+        modalities=use.modalities,
+        body_parts=use.body_parts,
+        views=use.views,
+        age_years=use.age_years or (),
+        statement=use.statement,
+    )
+
+
+def decode_preprocessing(message: Any) -> p.Preprocessing | None:
     if not message.HasField("preprocessing"):
         return None
     spec = message.preprocessing
@@ -194,7 +202,7 @@ def _decode_preprocessing(message: Any) -> p.Preprocessing | None:
     )
 
 
-def _decode_intended_use(message: Any) -> p.IntendedUse | None:
+def decode_intended_use(message: Any) -> p.IntendedUse | None:
     if not message.HasField("intended_use"):
         return None
     use = message.intended_use

@@ -22,6 +22,7 @@ KINDS = {
     "RERANDOMISED": 10,
     "RESULT": 11,
     "DONE": 12,
+    "SHARE": 13,
 }
 TASKS = {"raw": 1, "multiclass": 2, "multilabel": 3}
 

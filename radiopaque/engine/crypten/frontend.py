@@ -41,9 +41,13 @@ DEFAULT_REMEDY: Final = "use the operators that docs/crypten-engine.md lists"
 
 @dataclass(frozen=True)
 class Translated:
-    """A program, its secret constants by value, and the task that the last activation named."""
+    """A program, its secret constants by value, and the task that the last activation named.
+
+    ``output`` is the ONNX tensor that the program computes.
+    """
 
     program: Program
+    output: str
     constants: Mapping[int, Floats] = field(repr=False)
     task: Task | None
 
@@ -81,7 +85,7 @@ def translate(model: Path | onnx.ModelProto, batch: int | None = None) -> Transl
         validate(program)
     except PlanError as error:
         raise UnsupportedModelError([f"{error}; remedy: export a smaller model"]) from error
-    return Translated(program, builder.constants, task)
+    return Translated(program, graph.output, builder.constants, task)
 
 
 def _node(builder: Builder, node: Node) -> None:

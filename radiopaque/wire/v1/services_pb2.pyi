@@ -22,6 +22,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_RERANDOMISED: _ClassVar[Kind]
     KIND_RESULT: _ClassVar[Kind]
     KIND_DONE: _ClassVar[Kind]
+    KIND_SHARE: _ClassVar[Kind]
 KIND_UNSPECIFIED: Kind
 KIND_START: Kind
 KIND_READY: Kind
@@ -35,6 +36,7 @@ KIND_DECISION: Kind
 KIND_RERANDOMISED: Kind
 KIND_RESULT: Kind
 KIND_DONE: Kind
+KIND_SHARE: Kind
 
 class Frame(_message.Message):
     __slots__ = ("session", "gate", "kind", "block", "payload")

@@ -1,0 +1,65 @@
+"""The crypto provider's part: the correction of every tuple of a session, from both parties' keys.
+
+It multiplies with the kernels of the gates; nothing here could hold an image or a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from radiopaque.engine.crypten.tuples import Request, TupleKind, Words, factors, last_part
+from radiopaque.engine.material import region_frames
+from radiopaque.graph.plan import Convolution
+from radiopaque.kernels.convolution import PackedConvolution, PackedMatrix
+from radiopaque.prg import Streams
+from radiopaque.wire.frames import Frame, Kind
+
+
+def deal(
+    requests: tuple[Request, ...], session: bytes, data_owner: Streams, model_owner: Streams
+) -> Iterator[Frame]:
+    """The CORRECTION frames of a session in the plan's order, each made when it is asked for."""
+    for number, request in enumerate(requests):
+        region = correction(request, number, data_owner, model_owner)
+        data = np.ascontiguousarray(region).reshape(-1).view(np.uint8)
+        yield from region_frames(session, number, Kind.CORRECTION, data)
+
+
+def correction(request: Request, number: int, data_owner: Streams, model_owner: Streams) -> Words:
+    """What turns the data owner's stream ``c`` into the other half of the tuple's last part."""
+    left_d, right_d = factors(request, number, data_owner)
+    left_o, right_o = factors(request, number, model_owner)
+    last = last_part(request, number, data_owner)
+    binary = request.kind in (TupleKind.CONJUNCTION, TupleKind.BIT)
+    a = left_d ^ left_o if binary else left_d + left_o
+    b = None
+    if right_d is not None and right_o is not None:
+        b = right_d ^ right_o if binary else right_d + right_o
+    value = _related(request, a, b)
+    return value ^ last if request.kind is TupleKind.CONJUNCTION else value - last
+
+
+def _related(request: Request, a: Words, b: Words | None) -> Words:
+    """The last part in the clear."""
+    if request.kind is TupleKind.BIT:
+        return a
+    if b is None:
+        return a * a
+    if request.kind is TupleKind.PRODUCT:
+        return a * b
+    if request.kind is TupleKind.CONJUNCTION:
+        return a & b
+    if request.kind is TupleKind.MATRIX_PRODUCT:
+        return PackedMatrix(b)(a) if b.ndim == 2 else np.matmul(a, b)
+    numbers = request.integers
+    spec = Convolution(
+        request.right[0],
+        (request.right[2], request.right[3]),
+        (numbers[0], numbers[1]),
+        (numbers[2], numbers[3], numbers[2], numbers[3]),
+        (numbers[4], numbers[5]),
+        numbers[6],
+    )
+    return PackedConvolution(b, spec)(a)

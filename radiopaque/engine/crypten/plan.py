@@ -1,0 +1,90 @@
+"""The public plan of a model under CrypTen: program, tuples, and what the clinic must know.
+
+It takes the place of :class:`radiopaque.graph.plan.Plan`; the attributes that reports and
+preprocessing read have the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite, prod
+from typing import Final
+
+from radiopaque.engine.crypten import program as programs
+from radiopaque.engine.crypten import tuples
+from radiopaque.engine.crypten.program import Program
+from radiopaque.engine.crypten.tuples import Request
+from radiopaque.errors import PlanError
+from radiopaque.graph.plan import IntendedUse, Preprocessing, Task
+from radiopaque.graph.validate import check_description
+
+PLAN_FORMAT: Final = 2
+"""What a plan of this kind begins with; 1 is a plan for the gates."""
+MAX_REQUESTS: Final = 100_000
+
+
+@dataclass(frozen=True)
+class CryptenCost:
+    """Payload bytes and round trips of one inference, before anything runs."""
+
+    round_trips: int
+    to_model_owner_bytes: int
+    to_data_owner_bytes: int
+    correction_bytes: int
+
+
+@dataclass(frozen=True)
+class CryptenPlan:
+    """A model for CrypTen without its weights.
+
+    ``gross_errors`` is how many values the compiler expects to be truncated grossly wrong in one
+    inference: CrypTen truncates each party's share for itself, and that fails with a probability
+    that grows with the value. ``largest_output`` is the largest output in absolute value that the
+    compiler saw.
+    """
+
+    name: str
+    version: str
+    program: Program
+    requests: tuple[Request, ...]
+    classes: tuple[str, ...] = ()
+    task: Task = "raw"
+    preprocessing: Preprocessing | None = None
+    intended_use: IntendedUse | None = None
+    gross_errors: float = 0.0
+    largest_output: float = 0.0
+
+    @property
+    def batch(self) -> int:
+        """Images in one inference."""
+        return self.program.input_shape[0]
+
+    def correction_sizes(self) -> Mapping[int, int]:
+        """Bytes of every request's correction, by number."""
+        return {number: r.correction_bytes for number, r in enumerate(self.requests)}
+
+    def cost(self) -> CryptenCost:
+        """The prediction: each request is one exchange, the result one more message."""
+        opened = sum(request.opened_bytes for request in self.requests)
+        result = tuples.WORD * prod(self.program.output_shape)
+        return CryptenCost(
+            len(self.requests) + 1,
+            opened,
+            opened + result,
+            sum(request.correction_bytes for request in self.requests),
+        )
+
+
+def validate(plan: CryptenPlan) -> None:
+    """Raise PlanError for a plan that breaks a rule."""
+    programs.validate(plan.program)
+    if len(plan.requests) > MAX_REQUESTS:
+        raise PlanError(f"a plan has at most {MAX_REQUESTS} tuples, not {len(plan.requests)}")
+    tuples.validate(plan.requests)
+    if not plan.program.input_shape or not plan.program.output_shape:
+        raise PlanError("the image and the result must have a batch dimension")
+    for value in (plan.gross_errors, plan.largest_output):
+        if not isfinite(value) or value < 0:
+            raise PlanError(f"the plan states {value} where a positive number is due")
+    check_description(plan, plan.program.input_shape, plan.program.output_shape)
