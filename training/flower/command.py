@@ -74,7 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 7
         return 2 if isinstance(error, SettingsError | CheckpointError) else 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
         return 130
     if as_json:
         print(json.dumps(result))
@@ -232,7 +231,11 @@ def _coordinate(options: argparse.Namespace, report: Report) -> Result:
         options.step_seconds,
         options.give_up,
     )
-    result = coordinate(request, report)
+    try:
+        result = coordinate(request, report)
+    except KeyboardInterrupt:
+        report(f"interrupted; go on with --resume --output {options.output}")
+        raise
     return finish(result.settings, result.outcome, result.validation, options.output, report)
 
 
@@ -260,7 +263,11 @@ def _join(options: argparse.Namespace, report: Report) -> Result:
     set_logging(options.verbose)
     from training.flower.join import join
 
-    join(options.config, report, options.check)
+    try:
+        join(options.config, report, options.check)
+    except KeyboardInterrupt:
+        report("interrupted; start it again to take part in the next round")
+        raise
     return {"config": str(options.config)}
 
 

@@ -153,7 +153,7 @@ class SuperLink:
             Guard(application, frozenset(pems.values())),
             ssl_certfile=str(files[0]),
             ssl_keyfile=str(files[1]),
-            log_level="error",
+            log_level="critical",
             access_log=False,
             server_header=False,
             ws="none",
