@@ -94,7 +94,8 @@ def search(
     if not only_estimate or resume:
         study = _open_study(output, wanted, intake, resume)
     done = len(_finished(study)) if study is not None else 0
-    seconds = estimate_seconds(wanted.with_settings({}), intake, watch) * max(0, trials - done)
+    left = _repeated(wanted.with_settings({}), max(0, trials - done))
+    seconds = estimate_seconds(left, intake, watch)
     report(f"{done} of {trials} trials done; about {describe_seconds(seconds)} for the others")
     result: dict[str, Any] = {
         "output": str(output),
@@ -292,6 +293,16 @@ def _distributions(settings: TrainingSettings) -> dict[str, Any]:
         elif space.low is not None and space.high is not None:
             found[key] = Real(float(space.low), float(space.high), log=space.log)
     return found
+
+
+def _repeated(settings: TrainingSettings, times: int) -> TrainingSettings:
+    """A run as long as several, which like them computes features of a frozen base once."""
+    training = settings.training
+    stages = tuple(
+        stage.model_copy(update={"rounds": stage.rounds * times}) for stage in training.stages
+    )
+    longer = training.model_copy(update={"rounds": training.rounds * times, "stages": stages})
+    return settings.model_copy(update={"training": longer})
 
 
 def _see_that_it_fits(settings: TrainingSettings) -> None:

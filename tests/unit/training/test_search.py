@@ -214,6 +214,22 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         plan(local(tmp_path / "config.toml", RATES), 3)
 
 
+def test_the_estimate_counts_the_trials_that_are_left(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = local(tmp_path / "config.toml", RATES)
+    monkeypatch.setattr("training.estimate._seconds_of_step", lambda *arguments: 10.0)
+    monkeypatch.setattr("training.estimate._seconds_of_image", lambda *arguments: 0.0)
+    found = search(config, folder, tmp_path / "search", 3, only_estimate=True, report=silent)
+    # Three trials of two rounds of two steps.
+    assert found["estimate_seconds"] == 120.0
+    search(config, folder, tmp_path / "search", 1, report=silent)
+    found = search(
+        config, folder, tmp_path / "search", 3, resume=True, only_estimate=True, report=silent
+    )
+    assert found["estimate_seconds"] == 80.0
+
+
 def test_a_search_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="0 trials"):
         plan(local(tmp_path / "config.toml", RATES), 0)
