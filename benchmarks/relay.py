@@ -115,7 +115,16 @@ class Pipe:
                 if not piece:
                     self._sink.shutdown(socket.SHUT_WR)
                     return
-                self._sink.sendall(piece)
+                self._sink.sendall(self._with_others_due(piece))
+
+    def _with_others_due(self, piece: memoryview) -> bytes:
+        """A piece and those behind it whose time has come as well."""
+        pieces = [piece]
+        now = time.monotonic()
+        while self._due and self._due[0][0] <= now and self._due[0][1]:
+            self._ready.acquire()
+            pieces.append(self._due.popleft()[1])
+        return b"".join(pieces)
 
 
 class Link:
@@ -143,7 +152,8 @@ class Link:
             except OSError:
                 near.close()
                 continue
-            self._open += [near, far]
+            with self._lock:
+                self._open += [near, far]
             for end in (near, far):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             forth, back = self._directions
@@ -156,13 +166,13 @@ class Link:
             before, self._left = self._left, self._left - size
             if not before > 0 >= self._left:
                 return False
-            for end in self._open:
-                with suppress(OSError):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                    end.shutdown(socket.SHUT_RDWR)
-                    end.close()
-            self._open.clear()
-            return True
+            ends, self._open = self._open, []
+        for end in ends:
+            with suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                end.shutdown(socket.SHUT_RDWR)
+                end.close()
+        return True
 
 
 @contextmanager
