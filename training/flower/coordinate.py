@@ -26,7 +26,6 @@ from training.errors import (
 )
 from training.federated import (
     Outcome,
-    Validator,
     build_network,
     first_progress,
     keeping,
@@ -45,6 +44,7 @@ from training.rounds import Attendance, Questions, RoundResult, secure_round
 from training.secagg import Context
 from training.secagg.context import SESSION_BYTES, Kind
 from training.site import Weights, applied, flatten, load_weights, shared_names
+from training.validator import Validator
 
 Report = Callable[[str], None]
 
@@ -222,7 +222,7 @@ class Rounds:
         Raises:
             TooFewSitesError: the sites that can still take part are too few, or too few came back
                 for as long as was to be waited.
-            DivergedError: a site reports a loss or an update that is not a number.
+            DivergedError: too many sites report a loss or an update that is not a number.
         """
         began, pause = time.monotonic(), 1.0
         active, spent = set(names), list[str]()
@@ -239,6 +239,13 @@ class Rounds:
             active -= set(attendance.spent)
             if len(active) < self._threshold:
                 raise TooFewSitesError(reason, tuple(spent))
+            diverged = [n for n, why in attendance.lost.items() if why == REASONS[Status.DIVERGED]]
+            if len(active) - len(diverged) < self._threshold:
+                raise DivergedError(
+                    f"{', '.join(diverged)}: a loss or an update is not a number; lower "
+                    "training.learning_rate, agree on the new run file, and train anew. The "
+                    "checkpoint is that of the round before"
+                )
             self._report(f"round {number + 1} fell through: {reason}")
             self._check_patience(began)
             time.sleep(pause)
@@ -330,12 +337,6 @@ def _enter(name: str, payload: bytes, attendance: Attendance) -> None:
     status = payload[0] if len(payload) == 1 else -1
     if status == Status.SPENT:
         attendance.spent.append(name)
-    elif status == Status.DIVERGED:
-        raise DivergedError(
-            f"site {name!r} reports a loss or an update that is not a number; lower "
-            "training.learning_rate, agree on the new run file, and train anew. The checkpoint is "
-            "that of the round before"
-        )
     else:
         known = status in set(REASONS)
         attendance.lost[name] = REASONS[Status(status)] if known else "sent a malformed reply"

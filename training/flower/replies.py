@@ -22,6 +22,7 @@ class Status(IntEnum):
 
 
 REASONS = {
+    Status.DIVERGED: "reports a loss or an update that is not a number",
     Status.DISAGREES: "has agreed to another run or other members; its screen says what differs",
     Status.REPEATED: "has been through this round, or this run, already; its screen says more",
     Status.REFUSED: "refused what the others sent; its screen says why",

@@ -51,7 +51,7 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
-from training.errors import RefusedMessageError, SettingsError
+from training.errors import RefusedMessageError, SettingsError, TrainingError
 from training.flower.parcels import OBJECT_BYTES, inflate, inventory, pack, unpack
 
 _PATHS = frozenset(
@@ -68,6 +68,10 @@ _PATHS = frozenset(
     )
 )
 _BODY_BYTES = OBJECT_BYTES + (1 << 16)
+_LENGTH, _ENCODING = b"content-length", b"transfer-encoding"
+_KEY = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
+# Given twice, they could be read differently here and behind.
+_READ_HERE = frozenset({_LENGTH, _ENCODING, _KEY})
 _POLL_SECONDS = 0.05
 _START_SECONDS = 60.0
 _TTL_MARGIN = 60.0
@@ -76,6 +80,10 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Scope]]
 Send = Callable[[Scope], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class LinkError(TrainingError):
+    """Flower's SuperLink does not do what it is there for; starting anew helps."""
 
 
 class _PendingError(Exception):
@@ -109,13 +117,16 @@ class Guard:
     def _refusal(self, scope: Scope) -> int | None:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in _PATHS:
             return 404
-        headers = dict(scope["headers"])
-        length = headers.get(b"content-length", b"")
-        if not length.isdigit() or int(length) > _BODY_BYTES or b"transfer-encoding" in headers:
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name in headers and name in _READ_HERE:
+                return 400
+            headers[name] = value
+        length = headers.get(_LENGTH, b"")
+        if not length.isdigit() or int(length) > _BODY_BYTES or _ENCODING in headers:
             return 413
-        claimed = headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), b"")
         try:
-            known = base64.b64decode(claimed, validate=True) in self._keys
+            known = base64.b64decode(headers.get(_KEY, b""), validate=True) in self._keys
         except binascii.Error:
             known = False
         return None if known else 403
@@ -174,6 +185,7 @@ class SuperLink:
 
         Raises:
             SettingsError: the address cannot be listened on.
+            LinkError: nothing happens on it.
         """
         host, port = self._address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -191,7 +203,7 @@ class SuperLink:
         deadline = time.monotonic() + _START_SECONDS
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise SettingsError(f"Flower's SuperLink did not start on {host} port {port}")
+                raise LinkError(f"Flower's SuperLink did not start on {host} port {port}")
             time.sleep(_POLL_SECONDS)
         self._alive.start()
 
@@ -212,6 +224,9 @@ class SuperLink:
         """Ask sites; yield one reply for each as they come, of at most `longest` bytes.
 
         A site that loses its connection, or takes more than `seconds`, is given up.
+
+        Raises:
+            LinkError: nothing can be asked any more.
         """
         sent = {self._send(name, body, seconds): name for name, body in questions.items()}
         arriving: dict[str, str] = {}
@@ -298,7 +313,10 @@ class SuperLink:
                 remove_content_from_message(message), get_object_tree(message), session
             )
             if not stored:
-                raise SettingsError(f"Flower does not take the question to site {name!r}")
+                raise LinkError(
+                    f"Flower does not take a question to site {name!r}: its run has ended, as it "
+                    "does when this machine sleeps for a minute. Go on with --resume"
+                )
             for object_id in missing:
                 self._state.store_object(
                     self._run, session, object_id, objects[object_id].deflate()
@@ -311,7 +329,7 @@ class SuperLink:
         )
         task = self._state.get_run_info(run_ids=[run])[0].primary_task_id
         if self._state.claim_task(task) is None or not self._state.activate_task(task):
-            raise SettingsError("Flower's SuperLink does not begin a run")
+            raise LinkError("Flower's SuperLink does not begin a run; look whether it is 1.41")
         # What `Message` writes into its metadata.
         TaskIdentity.run_id, TaskIdentity.task_id = run, task
         TaskIdentity.node_id = SUPERLINK_NODE_ID

@@ -17,10 +17,11 @@ from typing import TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from flwr.app import Message
-from flwr.app.message import remove_content_from_message
+from flwr.app import Message, RecordDict
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_to_proto
+from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
@@ -170,8 +171,8 @@ class SuperNode:
                 eager = time.monotonic() - heard < _EAGER_SECONDS
                 time.sleep(_EAGER_INTERVAL if eager else _IDLE_INTERVAL)
                 continue
-            question = message_from_proto(response.messages_list[0])
-            metadata = question.metadata
+            metadata = metadata_from_proto(response.messages_list[0].metadata)
+            question = make_message(metadata=metadata, content=RecordDict())
             try:
                 question = self._fetch(metadata.run_id, metadata.message_id)
                 payload = unpack(COORDINATOR, question.content, self._longest)
@@ -235,7 +236,7 @@ class SuperNode:
             return call()
         except httpx.HTTPStatusError as error:
             raise self._refused(error.response.status_code) from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise SettingsError(
                     f"{self._address} does not show the certificate that the list of members pins "

@@ -274,6 +274,25 @@ def test_bodies_are_bounded(hospitals: Hospitals, link: SuperLink) -> None:
     assert request(hospitals, PULL, b"", key, **{"transfer-encoding": "chunked"}) == 413
 
 
+def test_headers_that_could_be_read_in_two_ways_are_refused(
+    hospitals: Hospitals, link: SuperLink
+) -> None:
+    host, port = split_address(hospitals.members.coordinator.address)
+    context = ssl.create_default_context(cadata=hospitals.members.coordinator.certificate)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    pinned = public_key_to_bytes(load_node(hospitals.root / "elm" / "keys").public_key())
+    stranger = public_key_to_bytes(generate_private_key(SECP384R1()).public_key())
+    with (
+        socket.create_connection((host, port), timeout=FAST) as wire,
+        context.wrap_socket(wire, server_hostname=host) as secured,
+    ):
+        head = f"POST {PULL} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n"
+        for key in (stranger, pinned):
+            head += f"{FLEET_HTTP_PUBLIC_KEY_HEADER}: {base64.b64encode(key).decode()}\r\n"
+        secured.sendall(f"{head}\r\n".encode())
+        assert secured.recv(100).startswith(b"HTTP/1.1 400")
+
+
 def test_no_other_language_is_spoken(hospitals: Hospitals, link: SuperLink) -> None:
     host, port = split_address(hospitals.members.coordinator.address)
     with socket.create_connection((host, port), timeout=FAST) as wire:

@@ -302,11 +302,16 @@ def test_every_refusal_has_a_reason_in_words(hospitals: Hospitals) -> None:
         (hospitals.root / "output" / "session.json").unlink()
 
 
-def test_a_site_whose_training_diverges_ends_the_run(hospitals: Hospitals) -> None:
+def test_a_site_whose_training_diverges_is_left_out_and_too_many_end_the_run(
+    hospitals: Hospitals,
+) -> None:
     wire = Wire(hospitals)
+    run = Run(hospitals, wire)
     wire.say = {"oak": bytes([Status.DIVERGED])}
-    with pytest.raises(DivergedError, match=r"'oak'.*lower training.learning_rate"):
-        Run(hospitals, wire).play(0)
+    assert run.play(0).sites == ("elm", "yew")
+    wire.say = {"oak": bytes([Status.DIVERGED]), "elm": bytes([Status.DIVERGED])}
+    with pytest.raises(DivergedError, match=r"^elm, oak: .*lower training.learning_rate"):
+        run.play(1)
 
 
 def test_the_coordinator_waits_and_gives_up_when_told_to(hospitals: Hospitals) -> None:
