@@ -215,14 +215,31 @@ def run(
     def play(number: int, names: Sequence[str], weights: Weights) -> RoundResult:
         return runner.run(number, [by_name[name] for name in names], model, weights)
 
-    failed: DivergedError | None = None
     with keeping(settings, progress, folder, fingerprint, report) as kept:
-        try:
-            stopped = run_rounds(settings, progress, play, tuple(by_name), model, validator, kept)
-        except DivergedError as error:
-            if not progress.best_round:
-                raise
-            stopped, failed = f"training diverged after round {len(progress.records)}", error
+        return lead(settings, progress, play, tuple(by_name), model, validator, kept)
+
+
+def lead(
+    settings: TrainingSettings,
+    progress: Progress,
+    play: Play,
+    names: Sequence[str],
+    model: nn.Module,
+    validator: Validator | None,
+    kept: Sequence[Keep],
+) -> Outcome:
+    """Play the rounds that are left (`run_rounds`), and put the best weights into the network.
+
+    Raises:
+        DivergedError: before any round could be the best one; later it is in the outcome.
+    """
+    failed: DivergedError | None = None
+    try:
+        stopped = run_rounds(settings, progress, play, names, model, validator, kept)
+    except DivergedError as error:
+        if not progress.best_round:
+            raise
+        stopped, failed = f"training diverged after round {len(progress.records)}", error
     load_weights(model, progress.best)
     model.eval()
     return Outcome(model, progress, stopped, failed)

@@ -29,7 +29,7 @@ from training.federated import (
     build_network,
     first_progress,
     keeping,
-    run_rounds,
+    lead,
 )
 from training.files import write_atomically
 from training.flower.keys import tls_files
@@ -43,7 +43,7 @@ from training.progress import Watch, unwatched
 from training.rounds import Attendance, Questions, RoundResult, secure_round
 from training.secagg import Context
 from training.secagg.context import SESSION_BYTES, Kind
-from training.site import Weights, applied, flatten, load_weights, shared_names
+from training.site import Weights, applied, flatten, shared_names
 from training.validator import Validator
 
 Report = Callable[[str], None]
@@ -114,16 +114,12 @@ def coordinate(request: Request, report: Report, watch: Watch = unwatched) -> Re
         rounds = Rounds(link, members, settings, agreed, session, model, request, report)
         names = tuple(sorted(members.sites))
         with keeping(settings, progress, request.output, fingerprint, report) as kept:
-            stopped = run_rounds(
-                settings, progress, rounds.play, names, model, validator or None, kept
-            )
+            outcome = lead(settings, progress, rounds.play, names, model, validator or None, kept)
         for _ in link.ask(dict.fromkeys(link.online(), END), 1, _END_SECONDS):
             pass
     finally:
         link.stop()
-    load_weights(model, progress.best)
-    model.eval()
-    return Result(settings, Outcome(model, progress, stopped), validation)
+    return Result(settings, outcome, validation)
 
 
 class Session:

@@ -30,7 +30,8 @@ def finish(
     """Write curves, network, manifest and card; return what the command prints as JSON.
 
     Raises:
-        TrainingError: no round was finished, or the network cannot be exported.
+        TrainingError: no round was finished, or the network cannot be exported; or the run went
+            wrong after the round that was published.
     """
     progress = outcome.progress
     report(outcome.stopped)
@@ -62,6 +63,8 @@ def finish(
         f"wrote the network of round {progress.best_round} with manifest.json and card.md to "
         f"{output}; before compiling run: radiopaque calibrate {output} DIR, with public images"
     )
+    if outcome.failed is not None:
+        raise outcome.failed
     return {
         "output": str(output),
         "rounds": len(progress.records),
