@@ -161,6 +161,8 @@ def _make(choice: Choice, folder: Path) -> None:
     size = choice.size
     spec = Preprocessing(CHANNELS, size, size, "stretch", "bilinear", (_MEAN,), (_STD,))
     images = sample_images(spec)
+    # one thread sums in one order, whatever the machine
+    torch.set_num_threads(1)
     model = build(choice.name, size, torch.from_numpy(images), _SEED)
     path = folder / "model.onnx"
     with warnings.catch_warnings():

@@ -1,0 +1,118 @@
+"""Files of figures: flat records with documented keys, whole, and nothing that names a machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.processes import cpu_seconds, machine, versions
+from benchmarks.record import RESULT_KEYS, Part, Report
+from tests.unit.benchmarks.reports import report, result, stock
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "benchmarks.md"
+DEMANDED = [
+    "model",
+    "engine",
+    "device",
+    "network",
+    "threads",
+    "batch",
+    "online_seconds_min",
+    "online_seconds_median",
+    "online_seconds_max",
+    "offline_seconds_median",
+    "online_bytes",
+    "offline_bytes",
+    "round_trips",
+    "cpu_seconds",
+    "peak_rss_bytes",
+    "images_per_second",
+    "max_abs_logit_error",
+    "argmax_agreement",
+]
+
+
+def test_results_have_every_key_and_no_other() -> None:
+    assert set(DEMANDED) <= set(RESULT_KEYS)
+    made = report()
+    made.add(Part({"model": "lenet", "cpu_seconds": 0.123456789}))
+    (record,) = made.results
+    assert list(record) == list(RESULT_KEYS)
+    assert record["cpu_seconds"] == 0.1234568
+    assert record["online_bytes"] is None
+    with pytest.raises(ValueError, match="surprise"):
+        made.add(Part({"surprise": 1}))
+
+
+def test_every_key_is_documented() -> None:
+    text = DOCUMENT.read_text()
+    assert [key for key in RESULT_KEYS if f"`{key}`" not in text] == []
+
+
+def test_parts_name_their_result() -> None:
+    made = report(result())
+    made.add(Part(stock(), parties=[{"party": "both", "cpu_seconds": 1.0}]))
+    assert made.parties == [{"result": 1, "party": "both", "cpu_seconds": 1.0}]
+    assert made.of(made.parties, made.results[1]) == made.parties
+    assert made.of(made.parties, made.results[0]) == []
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    made = report(result(), stock())
+    made.skipped.append({"engine": "spu", "reason": "not here"})
+    path = tmp_path / "new" / "figures.json"
+    made.save(path)
+    assert asdict(Report.load(path)) == asdict(made)
+    content = json.loads(path.read_text())
+    assert content["schema"] == 1
+    assert [record["engine"] for record in content["results"]] == ["compiled-32", "crypten-stock"]
+    assert all(
+        not isinstance(value, dict | list) for r in content["results"] for value in r.values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("{", "no JSON"),
+        ("[]", "not written by radiopaque bench"),
+        ('{"schema": 2}', "not written by"),
+        ('{"schema": 1, "created": ""}', "of another version"),
+        (
+            '{"schema": 1, "created": "", "machine": {}, "versions": {}, "more": 1}',
+            "another version",
+        ),
+    ],
+)
+def test_files_of_others(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "figures.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BenchmarkError, match=message):
+        Report.load(path)
+
+
+def test_the_machine_is_described_without_its_name() -> None:
+    described = json.dumps([machine(), versions()])
+    for name in (socket.gethostname(), platform.node(), str(Path.home()), os.getcwd()):
+        assert name not in described
+    assert machine()["cores"] >= 1
+    assert versions()["python"] == platform.python_version()
+
+
+def test_processor_time_of_a_process() -> None:
+    own = os.getpid()
+    before = cpu_seconds(own)
+    total = sum(number * number for number in range(300_000))
+    assert total
+    assert 0 < cpu_seconds(own) - before < 5
+    with pytest.raises(OSError, match="Invalid"):
+        cpu_seconds(2**22 - 1)
