@@ -52,13 +52,17 @@ class Attendance:
     lost: dict[str, str] = field(default_factory=dict)
     spent: list[str] = field(default_factory=list)
 
+    def reasons(self) -> str:
+        """Who is missing, and why."""
+        parts = [f"{name} {reason}" for name, reason in sorted(self.lost.items())]
+        parts += [f"the privacy budget of {name} is spent" for name in sorted(self.spent)]
+        return "; ".join(parts)
+
     def too_few(self, used: Sequence[str], threshold: int) -> TooFewSitesError:
         """The error that names everybody who is missing."""
-        reasons = [f"{name} {reason}" for name, reason in self.lost.items()]
-        reasons += [f"the privacy budget of {name} is spent" for name in self.spent]
         return TooFewSitesError(
-            f"only {len(used)} sites finished the round, {threshold} are needed: "
-            f"{'; '.join(reasons)}. Nothing of the round is used; bring the sites back and resume",
+            f"only {len(used)} sites finished the round, {threshold} are needed: {self.reasons()}. "
+            "Nothing of the round is used; bring the sites back and resume",
             tuple(self.spent),
         )
 

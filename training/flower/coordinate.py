@@ -220,21 +220,21 @@ class Rounds:
                 for as long as was to be waited.
             DivergedError: too many sites report a loss or an update that is not a number.
         """
-        began, pause = time.monotonic(), 1.0
+        began, pause, told = time.monotonic(), 1.0, ""
         active, spent = set(names), list[str]()
         while self._session.opening < number:
             present = self._wait(active, began)
             attendance = Attendance()
             try:
                 return self._attempt(number, present, active, weights, attendance, spent)
-            except TooFewSitesError as error:
-                reason = str(error)
+            except TooFewSitesError:
+                reason = attendance.reasons()
             except (RefusedMessageError, SettingsError) as error:
-                reason = f"{error}"
+                reason = str(error)
             spent += attendance.spent
             active -= set(attendance.spent)
             if len(active) < self._threshold:
-                raise TooFewSitesError(reason, tuple(spent))
+                raise TooFewSitesError(f"too few sites are left: {reason}", tuple(spent))
             diverged = [n for n, why in attendance.lost.items() if why == REASONS[Status.DIVERGED]]
             if len(active) - len(diverged) < self._threshold:
                 raise DivergedError(
@@ -242,7 +242,9 @@ class Rounds:
                     "training.learning_rate, agree on the new run file, and train anew. The "
                     "checkpoint is that of the round before"
                 )
-            self._report(f"round {number + 1} fell through: {reason}")
+            if reason != told:
+                self._report(f"round {number + 1} fell through: {reason}; it is tried again")
+            told = reason
             self._check_patience(began)
             time.sleep(pause)
             pause = min(2.0 * pause, _LONGEST_PAUSE)

@@ -132,6 +132,7 @@ class Host:
         self._member = Member(
             site, model, key, terms, journal, shared=self._shared, check=self._check
         )
+        self._told: list[str] = []
         self.finished = False
 
     def reply(self, question: bytes) -> bytes:
@@ -143,10 +144,9 @@ class Host:
         try:
             answer = self._member.answer(question)
         except TrainingError as error:
-            self._report(f"{type(error).__name__}: {error}")
-            if isinstance(error, DisagreementError):
-                self._explain(question)
+            self._explain(error, question)
             return bytes([next(s for kind, s in _STATUS if isinstance(error, kind))])
+        self._told = []
         self._say(kind_of(question))
         return bytes([Status.ANSWER]) + answer
 
@@ -157,10 +157,16 @@ class Host:
         if self._settings.privacy is not None:
             open_budget(self._name, self._settings)
 
-    def _explain(self, question: bytes) -> None:
-        theirs = Opening.agreement_in(question[1:])
-        for line in differences(self._agreed, theirs):
-            self._report(f"  {line}")
+    def _explain(self, error: TrainingError, question: bytes) -> None:
+        """Say why not, once: the coordinator asks again and again."""
+        lines = [f"{type(error).__name__}: {error}"]
+        if isinstance(error, DisagreementError):
+            theirs = Opening.agreement_in(question[1:])
+            lines += [f"  {line}" for line in differences(self._agreed, theirs)]
+        if lines != self._told:
+            for line in lines:
+                self._report(line)
+        self._told = lines
 
     def _say(self, kind: Kind) -> None:
         number = self._member.number
