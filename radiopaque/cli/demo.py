@@ -14,6 +14,7 @@ import typer
 
 from radiopaque.errors import ConfigError
 
+_MODEL = "pneumonia-lite0-dp"
 _SAMPLE = "NORMAL2-IM-1427-0001.dcm"
 
 
@@ -40,7 +41,7 @@ def _demo(
     from radiopaque.cli.demo_run import Wish, run_demo
 
     wish = Wish(
-        model or _data_root() / "models" / "pneumonia-resnet18",
+        model or _data_root() / "models" / _MODEL,
         image or _sample(_data_root()),
         ring,
         repeat,
