@@ -36,7 +36,7 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
         )
     if case.batch > 1 or case.concurrency > 1:
         raise NotAvailableError("its state is global: one image at a time, one by one")
-    numbers = [number % len(inputs.images) for number in range(case.inferences + 1)]
+    numbers = [0, *(number % len(inputs.images) for number in range(case.inferences))]
     np.save(folder / "images.npy", inputs.images[numbers])
     tell(f"{case.inferences} inferences after a first one, in two processes")
     command = [sys.executable, "-m", "benchmarks.peers.crypten_stock", str(inputs.source.onnx)]

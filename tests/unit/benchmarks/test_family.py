@@ -1,0 +1,57 @@
+"""Programs of peers: what they print, what they need, and that nothing of them stays behind."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.family import run_watched
+from tests.e2e.parties import until
+
+BUSY = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; x = b'x' * {size}; time.sleep(0.4)"])
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_what_a_program_prints_and_takes() -> None:
+    """The memory is that of its child, which takes most."""
+    output, peak = run_watched(python(BUSY.format(size=200_000_000)))
+    assert int(output) > 0
+    assert 200_000_000 < peak < 300_000_000
+
+
+def test_a_program_that_fails_says_why() -> None:
+    with pytest.raises(BenchmarkError, match="no such thing"):
+        run_watched(python("raise SystemExit('no such thing')"))
+
+
+def test_a_program_that_takes_too_long_ends_with_its_children(tmp_path: Path) -> None:
+    began = time.monotonic()
+    code = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "open(sys.argv[1], 'w').write(str(child.pid)); child.wait()"
+    )
+    with pytest.raises(BenchmarkError, match="took over"):
+        run_watched([*python(code), str(tmp_path / "child")], timeout_seconds=2)
+    assert time.monotonic() - began < 20
+    child = Path("/proc") / (tmp_path / "child").read_text() / "stat"
+
+    def gone() -> bool:
+        try:
+            return child.read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    until(gone)
