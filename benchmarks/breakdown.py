@@ -2,7 +2,8 @@
 
 Computing is a party's time at a gate less what it spent sending and waiting there; serialising is
 encoding a message and handing it to gRPC, whose own threads then encrypt and send it beside the
-computation. What a party waits for is the network and the other party's computing.
+computation. What a party waits for is the network and the other party's computing; the model
+owner's wait for the image begins when it is ready, while the data owner still loads its material.
 """
 
 from __future__ import annotations
