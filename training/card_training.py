@@ -193,7 +193,7 @@ def _not_covered(training: Mapping[str, Any]) -> list[str]:
     if training["chosen_by"] == "validation":
         items.append(
             "The validation images are not protected: they chose the round and how weights are "
-            "stored, and the figures below are measured on them."
+            "stored, value ranges can come from them, and the figures below are measured on them."
         )
     if training["placement"] == "several machines":
         items.append(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CURVES_FILE = "curves.png"
 _NEEDED = ("torch", "opacus", "matplotlib", "pydantic", "cryptography", "onnx", "onnxruntime")
 _SHOWN_SKIPPED = 5
-_CALIBRATION_IMAGES = 32
+_CALIBRATION_IMAGES = 256
 
 Report = Callable[[str], None]
 Result = dict[str, Any]
@@ -139,7 +139,7 @@ def train(request: Request, report: Report = print, watch: Watch = unwatched) ->
         "test_auc": figures["test"]["macro_auc"] if "test" in figures else None,
         "stopped": outcome.stopped,
         "private": settings.privacy is not None,
-        "calibration": _calibration(request, settings, intake),
+        "calibration": _calibration(request, intake),
     }
 
 
@@ -198,16 +198,15 @@ def _check_calibration(request: Request, private: bool) -> None:
         )
 
 
-def _calibration(request: Request, settings: TrainingSettings, intake: Intake) -> list[str]:
-    """Images to measure value ranges on: a folder that was named, or some to train on.
+def _calibration(request: Request, intake: Intake) -> list[str]:
+    """Images to measure value ranges on: a folder that was named, or validation images.
 
-    Ranges are not noised, so the images of private sites are not among them.
+    Ranges are not noised, so the images of private sites are not among them. They must hold for
+    images that nobody has seen yet, so a handful would be too few.
     """
     if request.calibrate is not None:
         return [str(request.calibrate.resolve())]
-    if settings.privacy is not None:
-        return []
-    samples = intake.training.samples
+    samples = intake.validation.samples
     chosen = samples[:: -(-len(samples) // _CALIBRATION_IMAGES)]
     return [str(sample.path.resolve()) for sample in chosen]
 

@@ -78,46 +78,24 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _calibrate(model: Path, images: list[Path], as_json: bool) -> int:
-    """Store value ranges in the manifest; return of how many tensors, 0 if there are no images.
+    """Store value ranges in the manifest; return of how many tensors.
 
-    ``images`` are files or one folder; none means the public samples, if they are here.
+    ``images`` are files or one folder.
     """
     from radiopaque.cli.calibrate import calibrate_model
     from radiopaque.cli.models import image_files
 
-    stream = sys.stderr if as_json else sys.stdout
-    source = "some training images"
-    if not images:
-        images = _public_samples()
-        source = "public samples"
-    if not images:
-        print(
-            "no value ranges yet: the folder samples/labelled is not here. Before compiling run: "
-            f"radiopaque calibrate {model} DIR, with public images of the same kind",
-            file=stream,
-        )
-        return 0
-    if images[0].is_dir():
-        source = str(images[0])
+    folder = images[0] if images[0].is_dir() else None
     try:
-        files = image_files(images[0]) if images[0].is_dir() else images
+        files = images if folder is None else image_files(folder)
         done = calibrate_model(model, files)
     except RadiopaqueError:
         print(f"the model in {model} is complete, but has no value ranges yet", file=sys.stderr)
         raise
     print(
-        f"value ranges of {done.tensors} tensors from {done.images} images ({source}); compile it "
-        f"with: radiopaque compile {model} -o compiled",
-        file=stream,
+        f"value ranges of {done.tensors} tensors from {done.images} "
+        f"{'validation images' if folder is None else f'images of {folder}'}; compile it with: "
+        f"radiopaque compile {model} -o compiled",
+        file=sys.stderr if as_json else sys.stdout,
     )
     return done.tensors
-
-
-def _public_samples() -> list[Path]:
-    """The samples of the checkout, or of the current folder; none if there are none."""
-    from radiopaque.cli.models import image_files
-
-    for root in (Path(__file__).resolve().parents[2], Path.cwd()):
-        if (root / "samples" / "labelled").is_dir():
-            return image_files(root / "samples" / "labelled")
-    return []

@@ -64,7 +64,7 @@ def test_what_is_trained_compiles_at_once(folder: Path, tmp_path: Path) -> None:
     assert result["private"] is False
     assert result["test_auc"] is None
     assert "calibration" not in result
-    assert "from 27 images (some training images)" in told
+    assert "validation images; compile it" in told
     assert manifest.ranges["image"][0] == pytest.approx((0.0 - 0.5) / 0.25, abs=0.1)
     assert compile_model(manifest.onnx_path, manifest=manifest).report.calibrated
 
@@ -97,7 +97,7 @@ def test_a_private_model_is_not_calibrated_on_the_images_of_its_sites(
         assert process.returncode == 0, told
         result = json.loads(printed)
         assert result["private"] is True
-        assert "from 24 images (public samples)" in told
+        assert "validation images; compile it" in told
         manifest = Manifest.load(output)
         assert manifest.training["sites"][0]["privacy"]["steps"] == 2
         assert result["ranges"] == len(manifest.ranges)
@@ -205,15 +205,6 @@ def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     front._run([sys.executable, "-c", ""])
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_without_samples_it_is_said_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(front, "_public_samples", list)
-    assert front._calibrate(tmp_path, [], as_json=False) == 0
-    printed = capsys.readouterr().out
-    assert f"radiopaque calibrate {tmp_path} DIR" in printed
 
 
 def test_images_that_cannot_be_used_do_not_hide_that_the_model_is_done(
