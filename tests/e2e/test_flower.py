@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -21,12 +22,19 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("opacus")
 pytest.importorskip("flwr")
 
+from cryptography.hazmat.primitives.asymmetric.ec import (  # noqa: E402
+    SECP384R1,
+    generate_private_key,
+)
+
 from tests.unit.training.hospitals import NAMES, Hospitals, build  # noqa: E402
 from training import checkpoint  # noqa: E402
 from training.data import index_folder  # noqa: E402
-from training.errors import SiteLostError  # noqa: E402
+from training.errors import SettingsError, SiteLostError  # noqa: E402
 from training.federated import build_network, build_site  # noqa: E402
-from training.flower.settings import load_run, load_site, settings_of  # noqa: E402
+from training.flower.members import split_address  # noqa: E402
+from training.flower.settings import agreement, load_run, load_site, settings_of  # noqa: E402
+from training.flower.supernode import SuperNode  # noqa: E402
 from training.intake import read_images  # noqa: E402
 from training.rounds import RoundRunner  # noqa: E402
 from training.site import flatten, shared_names, weights_of  # noqa: E402
@@ -138,6 +146,17 @@ def in_one_process(hospitals: Hospitals, took_part: list[list[str]]) -> np.ndarr
     return flatten(weights, shared_names(model))
 
 
+def refuse_strangers(hospitals: Hospitals) -> None:
+    """Without TLS nothing is said, and without a key of the list nobody gets in."""
+    entry = hospitals.members.coordinator
+    with socket.create_connection(split_address(entry.address), timeout=30.0) as wire:
+        wire.sendall(b"POST /v1/fleet/pull-messages HTTP/1.1\r\ncontent-length: 0\r\n\r\n")
+        assert b"HTTP" not in wire.recv(100)
+    stranger = generate_private_key(SECP384R1())
+    with pytest.raises(SettingsError, match="does not know this site's node key"):
+        SuperNode(entry.address, entry.certificate, stranger, 1, lambda line: None).check()
+
+
 def test_hospitals_train_together_and_one_is_killed_in_mid_round(
     hospitals: Hospitals, started: list[Process], tmp_path: Path
 ) -> None:
@@ -154,6 +173,7 @@ def test_hospitals_train_together_and_one_is_killed_in_mid_round(
 
     sites[KILLED].wait_for("round 2/9: training")
     os.kill(sites[KILLED].process.pid, signal.SIGKILL)
+    refuse_strangers(hospitals)
     restarted = Process(home, "join", "--config", hospitals.site(KILLED))
     started.append(restarted)
 
@@ -185,9 +205,5 @@ def test_hospitals_train_together_and_one_is_killed_in_mid_round(
 
 
 def _agreed(hospitals: Hospitals) -> str:
-    import hashlib
-
-    from training.flower.settings import agreement
-
     run = load_run(hospitals.run, hospitals.members)
     return hashlib.sha256(agreement(hospitals.members, run)).hexdigest()
