@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.record import Record
-from benchmarks.spans import TO_MODEL_OWNER
 from radiopaque.certificates import Role
 from radiopaque.gates import plan_cost
 from radiopaque.graph.plan import Plan
@@ -81,8 +80,8 @@ def traffic(plan: Plan, spans: Spans, runs: Sequence[Mapping[str, Any]]) -> list
         if span.activity in ("send", "wait") and span.kind not in ("START", "READY")
     ]
     taken = [span for span in spans[Role.MODEL_OWNER] if span.activity == "accept"]
-    forth = [span for span in online if span.kind in TO_MODEL_OWNER]
-    back = [span for span in online if span.kind not in TO_MODEL_OWNER]
+    forth = [span for span in online if span.activity == "send"]
+    back = [span for span in online if span.activity == "wait"]
     counted = {
         ("online", _FORTH): (forth, cost.to_model_owner_bytes),
         ("online", _BACK): (back, cost.to_data_owner_bytes),

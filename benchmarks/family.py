@@ -1,12 +1,13 @@
-"""Running a peer's program, and the most memory that it and its children take."""
+"""Programs with all that they start: running a peer's, and the memory that parties take."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from tempfile import TemporaryFile
 
@@ -14,6 +15,38 @@ from benchmarks.errors import BenchmarkError
 from radiopaque.cli.memory import anonymous_memory
 
 _INTERVAL_SECONDS = 0.02
+
+
+class FamilyWatch:
+    """Samples the anonymous memory of parties while its block runs; ``peaks`` are bytes by name.
+
+    A party is the leader of a session of processes; what it starts counts with it. Mapped files do
+    not count.
+    """
+
+    def __init__(self, leaders: Mapping[str, int]) -> None:
+        self._leaders = leaders
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
+        self.peaks = dict.fromkeys(leaders, 0)
+
+    def __enter__(self) -> FamilyWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        names = {leader: name for name, leader in self._leaders.items()}
+        while not self._stop.wait(_INTERVAL_SECONDS):
+            found = dict.fromkeys(self.peaks, 0)
+            for process, session in _sessions():
+                if session in names:
+                    found[names[session]] += anonymous_memory(process)
+            for name, memory in found.items():
+                self.peaks[name] = max(self.peaks[name], memory)
 
 
 def run_watched(
@@ -38,7 +71,8 @@ def run_watched(
             while process.poll() is None:
                 if time.monotonic() > deadline:
                     raise BenchmarkError(f"{command[2]} took over {timeout_seconds:g} s")
-                peak = max(peak, *(anonymous_memory(one) for one in _family(process.pid)), 0)
+                family = [one for one, session in _sessions() if session == process.pid]
+                peak = max([peak, *map(anonymous_memory, family)])
                 time.sleep(_INTERVAL_SECONDS)
         finally:
             with suppress(ProcessLookupError):
@@ -50,11 +84,9 @@ def run_watched(
         return said.read(), peak
 
 
-def _family(session: int) -> list[int]:
-    """The processes of a session: a program that began one, and all that it started."""
-    found = []
+def _sessions() -> Iterator[tuple[int, int]]:
+    """Every process of this machine with its session, that of the program that began it."""
     for name in os.listdir("/proc"):
         with suppress(OSError):
-            if name.isdecimal() and os.getsid(int(name)) == session:
-                found.append(int(name))
-    return found
+            if name.isdecimal():
+                yield int(name), os.getsid(int(name))

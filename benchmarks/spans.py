@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from radiopaque.certificates import Role
 from radiopaque.telemetry import Span
-
-TO_MODEL_OWNER = frozenset({"IMAGE", "SELECTION", "RERANDOMISED"})
-"""Kinds of online messages that the data owner sends; the model owner sends the others."""
 
 
 def save(path: Path, spans: Iterable[Span]) -> None:
@@ -26,11 +23,6 @@ def load(path: Path) -> list[Span]:
 def load_all(folder: Path) -> dict[Role, list[Span]]:
     """The spans of every party that has ended."""
     return {role: load(folder / f"{role}.spans") for role in Role}
-
-
-def within(spans: Sequence[Span], begin: int, end: int) -> list[Span]:
-    """Spans that lie in a window of time, nanoseconds."""
-    return [span for span in spans if begin <= span.begin and span.end <= end]
 
 
 def _begin(span: Span) -> tuple[int, int]:

@@ -15,11 +15,11 @@ from benchmarks.breakdown import Spans
 from benchmarks.case import Case, Inputs, Tell, spread
 from benchmarks.deployment import Deployment, deployed
 from benchmarks.errors import NotAvailableError
+from benchmarks.family import FamilyWatch
 from benchmarks.processes import cpu_seconds
 from benchmarks.record import Part, Record
 from benchmarks.spans import load_all
 from benchmarks.trace import Timeline
-from radiopaque.cli.memory import MemoryWatch
 from radiopaque.cli.reports import largest_value_bytes
 from radiopaque.engine.weights_file import write_compiled
 from radiopaque.gates import plan_cost
@@ -91,7 +91,7 @@ def _observe(deployment: Deployment, case: Case, tell: Tell) -> dict[str, Any]:
     material = deployment.material_bytes()
     first = clinic.ask(do="infer")
     tell(f"{case.inferences} inferences")
-    with MemoryWatch({str(role): pid for role, pid in deployment.processes.items()}) as watch:
+    with FamilyWatch({str(role): pid for role, pid in deployment.processes.items()}) as watch:
         before = _cpu(deployment)
         done = clinic.ask(do="run", count=case.inferences, workers=case.concurrency)
         after = _cpu(deployment)

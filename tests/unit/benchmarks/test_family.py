@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.family import run_watched
+from benchmarks.family import FamilyWatch, run_watched
 from tests.e2e.parties import until
 
 BUSY = """
@@ -55,3 +57,25 @@ def test_a_program_that_takes_too_long_ends_with_its_children(tmp_path: Path) ->
             return True
 
     until(gone)
+
+
+def test_memory_of_parties_with_what_they_start() -> None:
+    """Each party for itself: one takes it itself, the other has a child that does."""
+    codes = {
+        "small": "import time; time.sleep(1)",
+        "alone": "import time; x = b'x' * 100_000_000; time.sleep(1)",
+        "parent": BUSY.format(size=200_000_000),
+    }
+    with ExitStack() as stack:
+        started = {
+            name: stack.enter_context(
+                subprocess.Popen(python(code), stdout=subprocess.DEVNULL, start_new_session=True)
+            )
+            for name, code in codes.items()
+        }
+        with FamilyWatch({name: process.pid for name, process in started.items()}) as watch:
+            for process in started.values():
+                process.wait()
+    assert watch.peaks["small"] < 50_000_000
+    assert 100_000_000 < watch.peaks["alone"] < 150_000_000
+    assert 200_000_000 < watch.peaks["parent"] < 250_000_000

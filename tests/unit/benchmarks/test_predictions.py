@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.models import MADE, choose, obtain, sample_images
-from benchmarks.spans import TO_MODEL_OWNER
 from radiopaque.cli.reports import cost_dict
 from radiopaque.engine.local import LocalDeployment
 from radiopaque.graph.compile import compile_model
 from radiopaque.telemetry import Span, recorder
+
+TO_MODEL_OWNER = {"IMAGE", "SELECTION", "RERANDOMISED"}
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import os
 import platform
 import re
 import socket
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -95,11 +97,14 @@ def test_the_machine_is_described_without_its_name() -> None:
     assert versions()["python"] == platform.python_version()
 
 
-def test_processor_time_of_a_process() -> None:
+def test_processor_time_of_a_process_and_of_what_it_started() -> None:
     own = os.getpid()
     before = cpu_seconds(own)
-    total = sum(number * number for number in range(300_000))
-    assert total
-    assert 0 < cpu_seconds(own) - before < 5
+    assert sum(number * number for number in range(300_000))
+    alone = cpu_seconds(own) - before
+    assert 0 < alone < 5
+    code = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert 0.5 <= cpu_seconds(own) - before - alone < 5
     with pytest.raises(OSError, match="Invalid"):
         cpu_seconds(2**22 - 1)
