@@ -11,13 +11,13 @@ import importlib.util
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from training.errors import BudgetSpentError, CheckpointError, SettingsError, TrainingError
+from training.progress import Bar, Watch
 
 _NEEDED = ("torch", "opacus", "matplotlib", "pydantic", "cryptography", "onnx", "flwr")
 # Flower reports usage, looks for updates and installs packages unless it is told not to.
@@ -57,7 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = bool(options.json)
     stream = sys.stderr if as_json else sys.stdout
     os.environ.update(_ENVIRONMENT)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    bar = Bar(shown=not as_json and sys.stderr.isatty())
+
+    def report(line: str) -> None:
+        bar.clear()
+        print(line, file=stream, flush=True)
+
     try:
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
@@ -65,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"this needs {', '.join(missing)}; install it with: "
                 "pip install 'radiopaque[training,flower]'"
             )
-        result = options.run(options, lambda line: print(line, file=stream, flush=True))
+        result = options.run(options, report, bar)
     except TrainingError as error:
+        bar.clear()
         if as_json:
             print(json.dumps({"error": type(error).__name__, "message": str(error)}))
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -74,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 7
         return 2 if isinstance(error, SettingsError | CheckpointError) else 1
     except KeyboardInterrupt:
+        bar.clear()
         return 130
+    bar.clear()
     if as_json:
         print(json.dumps(result))
     return 0
@@ -101,7 +109,7 @@ def _add_keys(commands: Any) -> None:
     parser.set_defaults(run=_keys)
 
 
-def _keys(options: argparse.Namespace, report: Report) -> Result:
+def _keys(options: argparse.Namespace, report: Report, watch: Watch) -> Result:
     import re
 
     from training.flower.keys import make_coordinator_keys, make_site_keys
@@ -142,7 +150,7 @@ def _add_list(commands: Any) -> None:
     parser.set_defaults(run=_show)
 
 
-def _list(options: argparse.Namespace, report: Report) -> Result:
+def _list(options: argparse.Namespace, report: Report, watch: Watch) -> Result:
     from training.files import write_atomically
     from training.flower.members import assemble, to_toml
 
@@ -158,7 +166,7 @@ def _list(options: argparse.Namespace, report: Report) -> Result:
     return {"output": str(options.output), "fingerprint": members.fingerprint()}
 
 
-def _show(options: argparse.Namespace, report: Report) -> Result:
+def _show(options: argparse.Namespace, report: Report, watch: Watch) -> Result:
     from training.flower.members import load_members
 
     members = load_members(options.file)
@@ -214,7 +222,7 @@ def _add_coordinate(commands: Any) -> None:
     parser.set_defaults(run=_coordinate)
 
 
-def _coordinate(options: argparse.Namespace, report: Report) -> Result:
+def _coordinate(options: argparse.Namespace, report: Report, watch: Watch) -> Result:
     set_logging(options.verbose)
     from training.flower.coordinate import Request, coordinate
     from training.flower.finish import finish
@@ -232,7 +240,7 @@ def _coordinate(options: argparse.Namespace, report: Report) -> Result:
         options.give_up,
     )
     try:
-        result = coordinate(request, report)
+        result = coordinate(request, report, watch)
     except KeyboardInterrupt:
         report(f"interrupted; go on with --resume --output {options.output}")
         raise
@@ -259,12 +267,12 @@ def _add_join(commands: Any) -> None:
     parser.set_defaults(run=_join)
 
 
-def _join(options: argparse.Namespace, report: Report) -> Result:
+def _join(options: argparse.Namespace, report: Report, watch: Watch) -> Result:
     set_logging(options.verbose)
     from training.flower.join import join
 
     try:
-        join(options.config, report, options.check)
+        join(options.config, report, options.check, watch)
     except KeyboardInterrupt:
         report("interrupted; start it again to take part in the next round")
         raise
