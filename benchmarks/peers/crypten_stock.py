@@ -165,9 +165,11 @@ def _images(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The images to run, [count, *shape]."""
     given = folder / "images.npy"
     if given.exists():
-        return np.load(given, allow_pickle=False).reshape(-1, *shape)
+        images: NDArray[np.float32] = np.load(given, allow_pickle=False).reshape(-1, *shape)
+        return images
     size = int(np.prod(shape))
-    return np.sin(np.arange(size, dtype=np.float32) * 0.01).reshape(1, *shape)
+    made: NDArray[np.float32] = np.sin(np.arange(size, dtype=np.float32) * 0.01)
+    return made.reshape(1, *shape)
 
 
 def _one(infer: Any, image: NDArray[np.float32], rank: int, dealing: list[float]) -> dict[str, Any]:
