@@ -50,9 +50,7 @@ def deal(inputs: DealInputs) -> Iterator[Frame]:
     freed = plan.last_uses()
     for site in sites(plan):
         with recorder.span("deal", site.number):
-            dealt = halves(site.step.gate).deal(
-                context, site, [masks[i] for i in site.step.inputs]
-            )
+            dealt = halves(site.step.gate).deal(context, site, [masks[i] for i in site.step.inputs])
         masks[site.number] = dealt.mask
         for value in freed[site.number]:
             del masks[value]
