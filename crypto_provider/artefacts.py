@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from radiopaque.engine.artefact import ArtefactId, ArtefactKey, weight_mask_maps
+from radiopaque.engine.plans import AnyPlan, load_any
 from radiopaque.errors import AccessError, ResourceError, StoreError, UnknownModelError
 from radiopaque.files import make_private_directory, write_atomically
 from radiopaque.gates.linear_maps import LinearMap
 from radiopaque.graph.plan import Plan
 from radiopaque.prg import SecretKey
-from radiopaque.wire.plans import load_plan
 
 _MAGIC = b"RPQART01"
 _DIGEST_BYTES = 32
@@ -32,7 +32,7 @@ class Registered:
     """One artefact as the crypto provider knows it."""
 
     owner: str
-    plan: Plan = field(repr=False)
+    plan: AnyPlan = field(repr=False)
     key: ArtefactKey
 
 
@@ -53,7 +53,7 @@ class Artefacts:
 
         Raises PlanError, AccessError (the id belongs to another artefact) or ResourceError.
         """
-        plan = load_plan(plan_bytes, key.id.plan_digest)
+        plan = load_any(plan_bytes, key.id.plan_digest)
         with self._lock:
             present = self._find(key.id.artefact)
             if present is not None:
@@ -99,13 +99,15 @@ class Artefacts:
         return found
 
     def maps(self, artefact: bytes) -> Mapping[int, LinearMap]:
-        """The linear maps of B, packed for the kernels."""
+        """The linear maps of B, packed for the kernels; none under CrypTen."""
         with self._lock:
             maps = self._maps.get(artefact)
             if maps is not None:
                 self._maps.move_to_end(artefact)
                 return maps
         registered = self.get(artefact)
+        if not isinstance(registered.plan, Plan):
+            return {}
         maps = weight_mask_maps(registered.plan, registered.key)
         with self._lock:
             self._maps[artefact] = maps
@@ -142,5 +144,5 @@ def _parse(path: Path, artefact: bytes) -> Registered:
     key_b, digest = body[position : position + 32], body[position + 32 : position + 64]
     length = int.from_bytes(body[position + 64 : _FIXED_BYTES], "big")
     owner = body[_FIXED_BYTES : _FIXED_BYTES + length].decode(errors="replace")
-    plan = load_plan(body[_FIXED_BYTES + length :], digest)
+    plan = load_any(body[_FIXED_BYTES + length :], digest)
     return Registered(owner, plan, ArtefactKey(ArtefactId(digest, artefact), SecretKey(key_b)))

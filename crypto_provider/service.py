@@ -16,6 +16,8 @@ from pathlib import Path
 from crypto_provider.artefacts import Artefacts
 from radiopaque.certificates import Role
 from radiopaque.engine.artefact import ArtefactId, ArtefactKey
+from radiopaque.engine.crypten.dealing import deal as deal_crypten
+from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.crypto_provider import DealInputs, deal
 from radiopaque.errors import AccessError, ResourceError
 from radiopaque.files import make_private_directory
@@ -123,9 +125,12 @@ class CryptoProvider:
             key_d = SecretKey(
                 self._ledger.advance(session, State.RESERVED, State.DEALT).secret or b""
             )
-            inputs = DealInputs(registered.plan, artefact, session, key_d, key_o, maps)
             try:
-                yield from deal(inputs)
+                if isinstance(registered.plan, CryptenPlan):
+                    yield from deal_crypten(registered.plan, artefact, session, key_d, key_o)
+                else:
+                    plan = registered.plan
+                    yield from deal(DealInputs(plan, artefact, session, key_d, key_o, maps))
             finally:
                 key_d.erase()
         finally:

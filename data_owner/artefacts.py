@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_owner.engines import CryptenEngine, Engine, GateEngine
 from radiopaque.engine.artefact import (
     ArtefactId,
     MaskedWeights,
@@ -15,6 +16,10 @@ from radiopaque.engine.artefact import (
     masked_weights_size,
     weights_digest,
 )
+from radiopaque.engine.crypten.encoding import encode_plan
+from radiopaque.engine.crypten.plan import CryptenPlan
+from radiopaque.engine.crypten.process import check_installed
+from radiopaque.engine.plans import AnyPlan, load_any
 from radiopaque.errors import (
     MessageOrderError,
     MessageSizeError,
@@ -22,11 +27,9 @@ from radiopaque.errors import (
     PlanDigestError,
 )
 from radiopaque.files import make_private_directory, write_atomically
-from radiopaque.graph.plan import Plan
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.wire import messages
-from radiopaque.wire.plans import load_plan
 from radiopaque.wire.v1 import services_pb2 as pb
 
 
@@ -36,22 +39,22 @@ class Offer:
 
     name: str
     version: str
-    plan: Plan = field(repr=False)
+    plan: AnyPlan = field(repr=False)
     id: ArtefactId
     weights_digest: bytes
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """An offered model with its masked weights, ready to prepare sessions with."""
+    """An offered model, ready to prepare sessions with."""
 
     offer: Offer
-    weights: MaskedWeights = field(repr=False)
+    engine: Engine = field(repr=False)
 
     @property
     def binding(self) -> bytes:
         """What this clinic's offline messages for this model are bound to."""
-        return binding_digest(self.offer.id, self.weights.digest)
+        return binding_digest(self.offer.id, self.engine.weights_digest)
 
 
 def fetch_offer(peer: Peer, name: str, version: str, counters: Counters, deadline: float) -> Offer:
@@ -59,7 +62,7 @@ def fetch_offer(peer: Peer, name: str, version: str, counters: Counters, deadlin
     request = pb.FetchPlanRequest(name=name, version=version)
     reply = peer.call("FetchPlan", request, pb.FetchPlanReply, counters, deadline)
     digest = messages.digest(reply.plan_digest, "plan digest")
-    plan = load_plan(reply.plan, digest)
+    plan = load_any(reply.plan, digest)
     artefact = ArtefactId(digest, messages.artefact_id(reply.artefact))
     weights = messages.digest(reply.weights_digest, "weights digest")
     if reply.name != name or (version and reply.version != version):
@@ -79,10 +82,21 @@ class ArtefactCache:
         self._loaded: dict[ArtefactId, LocalModel] = {}
 
     def load(self, offer: Offer, peer: Peer, counters: Counters, deadline: float) -> LocalModel:
-        """The model with its masked weights, from memory, disk or the vendor."""
+        """The model with its masked weights, from memory, disk or the vendor.
+
+        Under CrypTen there are none. Raises ConfigError where CrypTen is not installed.
+        """
         known = self._loaded.get(offer.id)
-        if known is not None and known.weights.digest == offer.weights_digest:
+        if known is not None and known.engine.weights_digest == offer.weights_digest:
             return known
+        model = LocalModel(offer, self._engine(offer, peer, counters, deadline))
+        self._loaded[offer.id] = model
+        return model
+
+    def _engine(self, offer: Offer, peer: Peer, counters: Counters, deadline: float) -> Engine:
+        if isinstance(offer.plan, CryptenPlan):
+            check_installed()
+            return CryptenEngine(offer.plan, encode_plan(offer.plan), offer.id)
         path = self._directory / f"{offer.id.artefact.hex()}.masked"
         size = masked_weights_size(offer.plan)
         data = b""
@@ -91,9 +105,7 @@ class ArtefactCache:
         if weights_digest(data) != offer.weights_digest:
             data = _download(offer, size, peer, counters, deadline)
             write_atomically(path, data)
-        model = LocalModel(offer, MaskedWeights.parse(offer.plan, data))
-        self._loaded[offer.id] = model
-        return model
+        return GateEngine(offer.plan, offer.id, MaskedWeights.parse(offer.plan, data))
 
 
 def _download(offer: Offer, size: int, peer: Peer, counters: Counters, deadline: float) -> bytes:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from data_owner.artefacts import ArtefactCache, LocalModel, Offer, fetch_offer
 from data_owner.sessions import Answer, Prepared, Sessions
 from radiopaque.certificates import Role, load_identity
-from radiopaque.engine.data_owner import encode_images
+from radiopaque.engine.names import EngineName
+from radiopaque.engine.plans import AnyPlan
 from radiopaque.engine.warm_up import warm_up
-from radiopaque.errors import PlanError, UnknownModelError
+from radiopaque.errors import ConfigError, PlanError, UnknownModelError
 from radiopaque.files import make_private_directory
 from radiopaque.graph.plan import IntendedUse, Plan, Preprocessing
 from radiopaque.transport.channel import Counters
@@ -91,11 +92,15 @@ class Client:
         """Traffic of fetching the model: plan, and F where it was not at hand."""
 
     @classmethod
-    def from_config(cls, path: str | Path) -> Client:
-        """A client from its TOML file. Raises ConfigError, AuthenticationError or StoreError."""
+    def from_config(cls, path: str | Path, engine: EngineName | None = None) -> Client:
+        """A client from its TOML file; ``engine`` replaces the one that the file asks for.
+
+        Raises ConfigError, AuthenticationError or StoreError.
+        """
         from radiopaque.config import load_data_owner
 
-        return cls(load_data_owner(Path(path)))
+        config = load_data_owner(Path(path))
+        return cls(config if engine is None else config.model_copy(update={"engine": engine}))
 
     def __enter__(self) -> Client:
         return self
@@ -133,13 +138,31 @@ class Client:
         with self._fetching:
             if self._model is None:
                 offer = self._fetch_offer()
-                warm_up([offer.plan])
+                self._check_engine(offer)
+                if isinstance(offer.plan, Plan):
+                    warm_up([offer.plan])
                 self._model = self._cache.load(
                     offer, self._model_owner, self.setup, self._config.deadline_seconds
                 )
                 offered = {entry.artefact for entry in self._list_models()}
                 self._sessions.discard_stale(offer.name, offered)
             return self._model
+
+    def _check_engine(self, offer: Offer) -> None:
+        """The engines do not promise the same: the clinic says which one it wants."""
+        offered = EngineName.COMPILED if isinstance(offer.plan, Plan) else EngineName.CRYPTEN
+        if offered == self._config.engine:
+            return
+        remedy = (
+            "its results can be wrong (docs/crypten-engine.md); to accept that, set engine = "
+            '"crypten" in the config or pass --engine crypten'
+            if offered == EngineName.CRYPTEN
+            else 'set engine = "compiled" in the config, or leave it out'
+        )
+        raise ConfigError(
+            f"{offer.name} {offer.version} is offered for the {offered} engine, this clinic asks "
+            f"for {self._config.engine}: {remedy}"
+        )
 
     def _fetch_offer(self) -> Offer:
         config = self._config
@@ -168,7 +191,7 @@ class Client:
         """
         with self._refetching():
             model = self.model()
-            encode_images(model.offer.plan, images)
+            model.engine.check(images)
             with self._sessions.reserve(model, 1) as reserved:
                 return self._sessions.infer(model, reserved[0], images)
 
@@ -267,7 +290,7 @@ def _reports(offer: Offer, done: Sequence[_Done]) -> list[InferenceReport]:
     ]
 
 
-def preprocessing_of(plan: Plan) -> Preprocessing:
+def preprocessing_of(plan: AnyPlan) -> Preprocessing:
     """The plan's preprocessing. Raises PlanError for a plan that does not take images."""
     if plan.preprocessing is None:
         raise PlanError(

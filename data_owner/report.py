@@ -19,6 +19,7 @@ from typing import Any
 
 import radiopaque
 from data_owner.report_template import PAGE
+from radiopaque.engine.names import EngineName
 from radiopaque.errors import InputError, StoreError
 from radiopaque.files import write_atomically
 from radiopaque.graph.plan import Task
@@ -40,12 +41,14 @@ class InferenceReport:
     ``statement``: the model card's line on intended use. ``task``: "multiclass" (probabilities add
     up to 1), "multilabel" (each finding for itself) or "raw" (no probabilities). ``classes``,
     ``probabilities`` (0..1, empty for raw) and ``logits`` are in the same order. ``warnings``:
-    deviations from the model card. ``online_seconds``: preprocessed tensor to logits;
-    ``prepare_seconds``: loading the material; ``offline_seconds``: making it. ``round_trips``:
-    online, between clinic and vendor. ``online_bytes`` and ``offline_bytes``: serialised messages
-    for each direction, keys such as "data_owner_to_model_owner". ``plan_digest`` (SHA-256) and
-    ``session_id``: hexadecimal. ``created``: ISO 8601 in UTC. ``picture_png``: the preprocessed
-    picture, for the page only. The JSON has ``format`` and ``not_for_diagnosis`` in addition.
+    deviations from the model card, and what the engine does not promise. ``online_seconds``:
+    preprocessed tensor to logits; ``prepare_seconds``: loading the material; ``offline_seconds``:
+    making it. ``round_trips``: online, between clinic and vendor. ``online_bytes`` and
+    ``offline_bytes``: serialised messages for each direction, keys such as
+    "data_owner_to_model_owner". ``plan_digest`` (SHA-256) and ``session_id``: hexadecimal.
+    ``created``: ISO 8601 in UTC. ``engine``: "compiled" or "crypten". ``picture_png``: the
+    preprocessed picture, for the page only. The JSON has ``format`` and ``not_for_diagnosis`` in
+    addition.
 
     Raises ``InputError`` where the numbers do not fit together or are not finite.
     """
@@ -68,6 +71,7 @@ class InferenceReport:
     plan_digest: str
     session_id: str
     created: str
+    engine: EngineName = EngineName.COMPILED
     picture_png: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 from data_owner.artefacts import Offer
 from data_owner.report import InferenceReport
 from data_owner.sessions import Answer, Prepared
+from radiopaque.engine.crypten.plan import CryptenPlan
+from radiopaque.engine.names import EngineName
+from radiopaque.engine.plans import AnyPlan
 from radiopaque.graph.plan import Task
+
+IMPLAUSIBLE = 1000.0
+"""Times the largest output that the vendor's check saw: nothing but a gross error reaches that."""
 
 
 def probabilities(logits: NDArray[np.float64], task: Task) -> NDArray[np.float64]:
@@ -45,7 +51,7 @@ def report(
         classes=classes,
         probabilities=tuple(float(v) for v in probabilities(logits, plan.task)),
         logits=tuple(float(v) for v in logits),
-        warnings=warnings,
+        warnings=(*warnings, *_engine_warnings(plan, logits)),
         online_seconds=answer.online_seconds,
         prepare_seconds=answer.prepare_seconds,
         offline_seconds=prepared.seconds if prepared else 0.0,
@@ -55,5 +61,25 @@ def report(
         plan_digest=offer.id.plan_digest.hex(),
         session_id=answer.session.hex(),
         created=created,
+        engine=EngineName.CRYPTEN if isinstance(plan, CryptenPlan) else EngineName.COMPILED,
         picture_png=picture_png,
     )
+
+
+def _engine_warnings(plan: AnyPlan, logits: NDArray[np.float64]) -> tuple[str, ...]:
+    """What must be said of every result of CrypTen's, and of one that cannot be right."""
+    if not isinstance(plan, CryptenPlan):
+        return ()
+    every = round(1.0 / plan.gross_errors) if plan.gross_errors > 0 else 0
+    rate = f"about one result in {every:,} is" if every > 1 else "many results are"
+    warnings = [
+        f"computed under CrypTen, whose rounding fails now and then: {rate} grossly wrong, "
+        "and few of them show it"
+    ]
+    largest = float(np.abs(logits).max())
+    if largest > IMPLAUSIBLE * max(1.0, plan.largest_output):
+        warnings.append(
+            f"this result cannot be right: an output of {largest:.3g}, where the model's check saw "
+            f"{plan.largest_output:.3g} at most; discard it"
+        )
+    return tuple(warnings)

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_owner.artefacts import LocalModel
-from radiopaque.engine import data_owner as engine
+from data_owner.engines import Infer, Offline, Opened
+from radiopaque.engine.data_owner import SessionKey
 from radiopaque.errors import (
     ProtocolError,
     RadiopaqueError,
@@ -31,8 +32,7 @@ from radiopaque.errors import (
     UnknownSessionError,
 )
 from radiopaque.ledger import DATA_OWNER, Ledger, State
-from radiopaque.prg import KEY_BYTES, SecretKey, new_id
-from radiopaque.ring import RingArray, ring_dtype
+from radiopaque.prg import SecretKey, new_id
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.link import Link
@@ -143,7 +143,7 @@ class Sessions:
         anything is sent, SessionStateError where none is left. ProtocolError burns the session;
         TransportError does once the image was masked with it, and before leaves it in stock.
         """
-        engine.encode_images(model.offer.plan, images)
+        model.engine.check(images)
         session: bytes | None = reserved.session
         while session is not None:
             try:
@@ -165,8 +165,8 @@ class Sessions:
 
     def _prepare(self, model: LocalModel, session: bytes) -> Prepared:
         started = time.perf_counter()
-        artefact, plan = model.offer.id, model.offer.plan
-        key = engine.SessionKey(artefact, session, SecretKey.generate())
+        artefact = model.offer.id
+        key = SessionKey(artefact, session, SecretKey.generate())
         dealer, vendor = Counters(), Counters()
         self._ledger.create(
             session,
@@ -176,13 +176,17 @@ class Sessions:
         )
         try:
             self._reserve(key, dealer)
-            message = engine.prepare(plan, key, model.weights)
-            secret = key.key_d.reveal() + message.output_mask.tobytes()
+            offline = model.engine.prepare(key)
+            secret = key.key_d.reveal() + offline.kept
             self._ledger.advance(
                 session, State.FRESH, State.BOUND, binding=model.binding, secret=secret
             )
             reply = self._model_owner.upload(
-                "Prepare", _offline(model, message), pb.PrepareReply, vendor, self._deadline
+                "Prepare",
+                _requests(model, session, offline),
+                pb.PrepareReply,
+                vendor,
+                self._deadline,
             )
         except TransportError:
             # The vendor may hold all of it: starting it later either works or is refused.
@@ -207,16 +211,21 @@ class Sessions:
         )
 
     def _run(self, model: LocalModel, session: bytes, images: NDArray[np.floating]) -> Answer:
-        opened = time.perf_counter()
+        with model.engine.open(self._deadline) as opened:
+            return self._run_opened(opened, session, images)
+
+    def _run_opened(self, opened: Opened, session: bytes, images: NDArray[np.floating]) -> Answer:
+        asked = time.perf_counter()
         channel = self._model_owner.open("Infer", self._deadline)
         try:
             link = Link(channel, session)
             link.send(0, Kind.START)
             _wait_ready(link)
-            run = self._start(model, session)
+            opened.wait_ready()
+            infer = self._start(opened, session)
             before = channel.counters.snapshot()
             began = time.perf_counter()
-            outputs = run.infer(images, channel)
+            outputs = infer(images, channel)
             finished = time.perf_counter()
         except ProtocolError:
             self._ledger.burn(session)
@@ -231,7 +240,7 @@ class Sessions:
             session,
             outputs,
             finished - began,
-            began - opened,
+            began - asked,
             online.round_trips,
             {
                 "data_owner_to_model_owner": online.sent_bytes,
@@ -239,14 +248,10 @@ class Sessions:
             },
         )
 
-    def _start(self, model: LocalModel, session: bytes) -> engine.DataOwnerRun:
+    def _start(self, opened: Opened, session: bytes) -> Infer:
         """The session in memory, its key erased from the disk, before the image is masked."""
         secret = self._ledger.advance(session, State.BOUND, State.STARTED).secret or b""
-        return engine.DataOwnerRun(
-            model.offer.plan,
-            engine.SessionKey(model.offer.id, session, SecretKey(secret[:KEY_BYTES])),
-            _output_mask(model, secret),
-        )
+        return opened.start(session, secret)
 
     def _burn_unless_bound(self, session: bytes) -> None:
         if self._ledger.get(session).state is not State.BOUND:
@@ -279,7 +284,7 @@ class Sessions:
             and row.session not in self._held
         ]
 
-    def _reserve(self, key: engine.SessionKey, counters: Counters) -> None:
+    def _reserve(self, key: SessionKey, counters: Counters) -> None:
         request = pb.ReserveRequest(
             session=key.session,
             plan_digest=key.artefact.plan_digest,
@@ -312,20 +317,14 @@ def _close_later(channel: Channel) -> None:
     threading.Thread(target=channel.close, name="radiopaque-close", daemon=True).start()
 
 
-def _offline(model: LocalModel, message: engine.OfflineMessage) -> Iterator[pb.PrepareRequest]:
+def _requests(model: LocalModel, session: bytes, offline: Offline) -> Iterator[pb.PrepareRequest]:
     yield pb.PrepareRequest(
         header=pb.PrepareHeader(
-            session=message.session,
+            session=session,
             plan_digest=model.offer.id.plan_digest,
             artefact=model.offer.id.artefact,
             binding=model.binding,
         )
     )
-    for frame in message.frames():
+    for frame in offline.frames:
         yield pb.PrepareRequest(frame=messages.from_frame(frame))
-
-
-def _output_mask(model: LocalModel, secret: bytes) -> RingArray:
-    plan = model.offer.plan
-    words = np.frombuffer(secret, np.uint8, offset=KEY_BYTES).view(ring_dtype(plan.ring_bits))
-    return words.reshape(plan.output_step.shape)

@@ -7,21 +7,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model_owner.engines import CryptenHost, GateHost
 from radiopaque.engine.artefact import ArtefactKey, mask_weights, weights_digest
+from radiopaque.engine.crypten import weights_file as crypten_file
+from radiopaque.engine.crypten.process import check_installed
 from radiopaque.engine.model_owner import Model
-from radiopaque.engine.weights_file import read_compiled
+from radiopaque.engine.plans import is_crypten
+from radiopaque.engine.weights_file import PLAN_FILE, read_compiled, read_limited
 from radiopaque.errors import ConfigError, UnknownModelError
+from radiopaque.wire.plans import MAX_PLAN_BYTES
 
 
 @dataclass(frozen=True)
 class HostedModel:
-    """A compiled model ready to serve: packed weights, and F for the clinics."""
+    """A model ready to serve. ``masked_weights`` is F for the clinics, empty under CrypTen."""
 
     name: str
     version: str
     plan_bytes: bytes = field(repr=False)
     key: ArtefactKey
-    model: Model
+    host: GateHost | CryptenHost
     masked_weights: bytes = field(repr=False)
     masked_weights_digest: bytes
 
@@ -82,6 +87,8 @@ def version_key(version: str) -> list[tuple[int, str]]:
 
 
 def _load(path: Path, name: str | None, version: str | None) -> HostedModel:
+    if is_crypten(read_limited(path / PLAN_FILE, MAX_PLAN_BYTES)):
+        return _load_crypten(path, name, version)
     compiled = read_compiled(path)
     masked = mask_weights(compiled.plan, compiled.weights, compiled.key)
     return HostedModel(
@@ -89,7 +96,21 @@ def _load(path: Path, name: str | None, version: str | None) -> HostedModel:
         version or compiled.plan.version,
         compiled.plan_bytes,
         compiled.key,
-        Model(compiled.plan, compiled.weights),
+        GateHost(Model(compiled.plan, compiled.weights), compiled.key.id),
         masked,
         weights_digest(masked),
+    )
+
+
+def _load_crypten(path: Path, name: str | None, version: str | None) -> HostedModel:
+    check_installed()
+    stored = crypten_file.read_compiled(path)
+    return HostedModel(
+        name or stored.plan.name,
+        version or stored.plan.version,
+        stored.plan_bytes,
+        stored.key,
+        CryptenHost(stored),
+        b"",
+        weights_digest(b""),
     )

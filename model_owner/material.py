@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -19,8 +20,9 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from radiopaque.engine.material import RegionReader, assemble, region_sizes
+from radiopaque.engine.material import RegionReader, assemble, region_sizes, regions
 from radiopaque.engine.model_owner import Material
+from radiopaque.engine.plans import AnyPlan
 from radiopaque.errors import StoreError
 from radiopaque.files import PRIVATE_FILE_MODE, make_private_directory
 from radiopaque.gates.base import Raw
@@ -42,7 +44,7 @@ class MaterialStore:
     def _path(self, session: bytes, kind: Kind) -> Path:
         return self._directory / f"{session.hex()}.{kind.name.lower()}"
 
-    def writer(self, plan: Plan, session: bytes, kind: Kind, key: SecretKey) -> MaterialWriter:
+    def writer(self, plan: AnyPlan, session: bytes, kind: Kind, key: SecretKey) -> MaterialWriter:
         """Takes the frames of one offline message, in order, onto disk."""
         reader = RegionReader(plan, session, kind)
         return MaterialWriter(self._path(session, kind), reader, session, kind, key)
@@ -55,7 +57,14 @@ class MaterialStore:
             regions[kind] = assemble(plan, kind, payloads)
         return Material(regions[Kind.CORRECTION], regions[Kind.OFFLINE])
 
-    def _payloads(self, plan: Plan, session: bytes, kind: Kind, key: SecretKey) -> Iterator[Raw]:
+    def corrections(
+        self, plan: AnyPlan, session: bytes, key: SecretKey
+    ) -> Iterator[tuple[int, Raw]]:
+        """(gate, region) of the crypto provider's message, each read when it is asked for."""
+        kind = Kind.CORRECTION
+        return regions(plan, kind, self._payloads(plan, session, kind, key))
+
+    def _payloads(self, plan: AnyPlan, session: bytes, kind: Kind, key: SecretKey) -> Iterator[Raw]:
         cipher = AESGCM(key.reveal())
         path = self._path(session, kind)
         pieces = [
@@ -101,6 +110,25 @@ class MaterialStore:
             with suppress(FileNotFoundError):
                 total += path.stat().st_size
         return total
+
+
+@dataclass(frozen=True)
+class SessionMaterial:
+    """What is prepared for one session, with the key that opens it."""
+
+    store: MaterialStore
+    session: bytes
+    key: SecretKey = field(repr=False)
+
+    def load(self, plan: Plan) -> Material:
+        """Both messages; the key is of no use afterwards and erased."""
+        material = self.store.load(plan, self.session, self.key)
+        self.key.erase()
+        return material
+
+    def corrections(self, plan: AnyPlan) -> Iterator[tuple[int, Raw]]:
+        """The corrections by gate, one after the other."""
+        return self.store.corrections(plan, self.session, self.key)
 
 
 class MaterialWriter:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_owner.dealer import Dealer, Order
+from model_owner.engines import Start
 from model_owner.hosting import Hosted, HostedModel
-from model_owner.material import MaterialStore, MaterialWriter
+from model_owner.material import MaterialStore, MaterialWriter, SessionMaterial
 from radiopaque.certificates import Role
 from radiopaque.engine.artefact import binding_digest
-from radiopaque.engine.model_owner import ModelOwnerRun
 from radiopaque.errors import (
     ConnectionLostError,
     MessageOrderError,
@@ -175,7 +175,8 @@ class ModelOwner:
                 "try again in a second"
             )
         try:
-            self._run(model, start.session, channel)
+            with model.host.open(call.deadline_seconds) as begin:
+                self._run(begin, start.session, channel)
         except RadiopaqueError as error:
             _log.warning(
                 "inference broken off",
@@ -205,16 +206,16 @@ class ModelOwner:
             f"session {session.hex()[:8]} of this clinic is not known here; prepare another"
         )
 
-    def _run(self, model: HostedModel, session: bytes, channel: Channel) -> None:
+    def _run(self, begin: Start, session: bytes, channel: Channel) -> None:
         secret = self._ledger.advance(session, State.READY, State.STARTED).secret or b""
+        key_o, key_file = SecretKey(secret[:KEY_BYTES]), SecretKey(secret[KEY_BYTES:])
         try:
-            key_o, key_file = SecretKey(secret[:KEY_BYTES]), SecretKey(secret[KEY_BYTES:])
-            material = self._material.load(model.model.plan, session, key_file)
-            key_file.erase()
-            run = ModelOwnerRun(model.model, model.key.id, session, key_o, material)
+            run = begin(session, key_o, SessionMaterial(self._material, session, key_file))
             channel.send(Frame(session, 0, Kind.READY))
-            run.run(channel)
+            run(channel)
         finally:
+            key_o.erase()
+            key_file.erase()
             self._ledger.burn(session)
             self._material.delete(session)
 
@@ -249,7 +250,7 @@ class ModelOwner:
         self, order: Order, key_file: SecretKey, parts: Iterator[pb.PrepareRequest], call: Call
     ) -> pb.PrepareReply:
         """Both offline messages onto disk, at the same time."""
-        plan = order.model.model.plan
+        plan = order.model.host.plan
         counters = Counters()
         seconds = 0.0
         failures: list[BaseException] = []
@@ -295,4 +296,4 @@ class ModelOwner:
         )
 
     def _writer(self, order: Order, kind: Kind, key_file: SecretKey) -> MaterialWriter:
-        return self._material.writer(order.model.model.plan, order.session, kind, key_file)
+        return self._material.writer(order.model.host.plan, order.session, kind, key_file)

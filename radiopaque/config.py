@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from radiopaque.certificates import Role
+from radiopaque.engine.names import EngineName
 from radiopaque.errors import ConfigError
 
 _MAX_FILE_BYTES: Final = 1 << 20
@@ -195,6 +196,11 @@ class DataOwnerConfig(_Table):
         max_length=200,
         description="Its version. Without it, the newest.",
         examples=["1"],
+    )
+    engine: EngineName = Field(
+        EngineName.COMPILED,
+        description="Which engine the model must be offered for. Results of crypten can be wrong; "
+        "see docs/crypten-engine.md.",
     )
     deadline_seconds: Seconds = Field(
         120.0, description="How long one call to another party may take."

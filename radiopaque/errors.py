@@ -82,13 +82,17 @@ class UnsupportedOpsetError(ModelError):
 
 
 class UnsupportedModelError(ModelError):
-    """All the reasons at once why a model cannot be compiled; ``problems`` has one line each."""
+    """All the reasons at once why a model cannot be compiled; ``problems`` has one line each.
 
-    def __init__(self, problems: Iterable[str]) -> None:
+    ``hint`` is a last line, on what might be done with the model as it is.
+    """
+
+    def __init__(self, problems: Iterable[str], hint: str = "") -> None:
         self.problems = tuple(problems)
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
         count = len(self.problems)
-        super().__init__(f"this model cannot be compiled, {count} problem(s):\n{lines}")
+        text = f"this model cannot be compiled, {count} problem(s):\n{lines}"
+        super().__init__(f"{text}\n{hint}" if hint else text)
 
 
 class InvalidWeightsError(ModelError):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import typer
 
-from radiopaque.cli.models import find_model, image_files, tensors
+from radiopaque.cli.models import ModelSource, find_model, image_files, tensors
+from radiopaque.engine.names import EngineName
 
 
 def register(application: typer.Typer) -> None:
@@ -30,6 +31,11 @@ def _compile(
     ),
     name: str | None = typer.Option(None, help="Name (default: the manifest's or the file's)."),
     version: str | None = typer.Option(None, help="Version (default: the manifest's, or 1)."),
+    engine: EngineName = typer.Option(
+        EngineName.COMPILED,
+        help="crypten takes models that the compiled engine does not: slower, and results can be "
+        "wrong (docs/crypten-engine.md). Ring, margin and output bits do not matter to it.",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the report as one JSON object."),
 ) -> None:
     """Compile a model. The plan is public; weights.bin holds the weights and a key: keep it."""
@@ -40,25 +46,31 @@ def _compile(
     from radiopaque.graph.ranges import calibrate
 
     source = find_model(model)
+    if engine is EngineName.CRYPTEN:
+        _compile_crypten(source, output, calibration, batch, name, version, as_json)
+        return
     ranges = None
     if calibration is not None:
         # before the images are read: calibrating a model that cannot be compiled wastes time
         problems = check_support(source.onnx, batch)
         if problems:
-            raise UnsupportedModelError(problems)
+            raise UnsupportedModelError(problems, _hint(source, batch))
         files = image_files(calibration)
         ranges = calibrate(source.onnx, tensors(files, source.preprocessing))
-    compiled = compile_model(
-        source.onnx,
-        manifest=source.manifest,
-        ranges=ranges,
-        ring_bits=ring,
-        batch=batch,
-        margin=margin,
-        output_bits=output_bits,
-        name=name,
-        version=version,
-    )
+    try:
+        compiled = compile_model(
+            source.onnx,
+            manifest=source.manifest,
+            ranges=ranges,
+            ring_bits=ring,
+            batch=batch,
+            margin=margin,
+            output_bits=output_bits,
+            name=name,
+            version=version,
+        )
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(error.problems, _hint(source, batch)) from None
     stored = write_compiled(output, compiled.plan, compiled.weights)
     if as_json:
         report = compiled.report.to_dict()
@@ -78,3 +90,54 @@ def _compile(
     console.print(
         f"plan {stored.key.id.plan_digest.hex()[:16]} written to {output}", highlight=False
     )
+
+
+def _hint(source: ModelSource, batch: int | None) -> str:
+    """What to say where the other engine might take the model."""
+    from radiopaque.engine.crypten.frontend import translate
+    from radiopaque.errors import ModelError
+
+    try:
+        translate(source.onnx, batch)
+    except ModelError:
+        return ""
+    return (
+        "--engine crypten has all of its operators: slower, and with results that can be wrong "
+        "(docs/crypten-engine.md)"
+    )
+
+
+def _compile_crypten(
+    source: ModelSource,
+    output: Path,
+    calibration: Path | None,
+    batch: int | None,
+    name: str | None,
+    version: str | None,
+    as_json: bool,
+) -> None:
+    """The same for CrypTen, checked on the first calibration image or on a pattern."""
+    from radiopaque.cli.reports import crypten_dict, print_crypten
+    from radiopaque.engine.crypten.compile import compile_crypten
+    from radiopaque.engine.crypten.weights_file import write_compiled
+
+    image = None
+    if calibration is not None:
+        image = next(tensors(image_files(calibration)[:1], source.preprocessing))
+    compiled = compile_crypten(
+        source.onnx,
+        manifest=source.manifest,
+        image=image,
+        batch=batch,
+        name=name,
+        version=version,
+    )
+    stored = write_compiled(output, compiled.plan, compiled.constants)
+    report = crypten_dict(compiled)
+    if as_json:
+        report["plan_digest"] = stored.id.plan_digest.hex()
+        report["output"] = str(output)
+        print(json.dumps(report))
+        return
+    print_crypten(report)
+    print(f"plan {stored.id.plan_digest.hex()[:16]} written to {output}")

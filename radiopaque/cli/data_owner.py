@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from radiopaque.engine.names import EngineName
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _CONFIG = typer.Option(help="TOML file; see: radiopaque config example data-owner")
 _JSON = typer.Option(False, "--json", help="Print one JSON object.")
+_ENGINE = typer.Option(None, help="compiled or crypten, instead of what the config says.")
 
 
 def register(application: typer.Typer) -> None:
@@ -35,6 +38,7 @@ def _submit(
     images: list[Path] = typer.Argument(help="DICOM, PNG or JPEG files."),
     config: Path = _CONFIG,
     as_json: bool = _JSON,
+    engine: EngineName | None = _ENGINE,
     output: Path | None = typer.Option(None, help="Folder for a JSON and an HTML report an image."),
 ) -> None:
     """Classify images without disclosing them.
@@ -47,7 +51,7 @@ def _submit(
     if output:
         # a result that cannot be written would have cost a session
         make_folder(output)
-    with _client(config) as client, _progress() as tell:
+    with _client(config, engine) as client, _progress() as tell:
         reports = client.infer_many(images, tell)
         setup = setup_bytes(client)
     written = [write_report(output, report) for report in reports] if output else []
@@ -65,12 +69,13 @@ def _prepare(
     count: int = typer.Option(1, min=1, help="How many sessions."),
     config: Path = _CONFIG,
     as_json: bool = _JSON,
+    engine: EngineName | None = _ENGINE,
 ) -> None:
     """Make offline material ahead of time, so that images need not wait for it.
 
     With --json: {"prepared": [{"session", "seconds", "bytes"}], "stock": n, "setup_bytes": {...}}.
     """
-    with _client(config) as client, _progress() as tell:
+    with _client(config, engine) as client, _progress() as tell:
         prepared: list[dict[str, Any]] = []
         for number in range(count):
             tell(f"preparing session {number + 1} of {count}")
@@ -109,12 +114,12 @@ def setup_bytes(client: Client) -> dict[str, int]:
 
 
 @contextmanager
-def _client(config: Path) -> Iterator[Client]:
+def _client(config: Path, engine: EngineName | None = None) -> Iterator[Client]:
     from data_owner.client import Client
     from radiopaque import telemetry
 
     telemetry.configure("WARNING")
-    with Client.from_config(config) as client:
+    with Client.from_config(config, engine) as client:
         yield client
 
 

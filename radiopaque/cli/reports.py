@@ -11,6 +11,8 @@ from radiopaque.graph.plan import Plan
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from radiopaque.engine.crypten.compile import CompiledCrypten
+
 
 _RUNTIME_BYTES = 200_000_000
 """What Python, the compiled kernels and gRPC take before any model is loaded."""
@@ -72,3 +74,47 @@ def print_cost(plan: Plan, console: Console) -> None:
     console.print("[bold]Cost of one inference, before anything runs[/bold] (payload bytes)")
     for label, value in lines:
         console.print(f"  {label:<28} {value:>16}", highlight=False)
+
+
+def crypten_dict(compiled: CompiledCrypten) -> dict[str, Any]:
+    """What compiling for CrypTen saw, and payload bytes of one inference."""
+    cost, report = compiled.plan.cost(), compiled.report
+    return {
+        "engine": "crypten",
+        "name": compiled.plan.name,
+        "version": compiled.plan.version,
+        "operations": len(compiled.plan.program.operations),
+        "largest_error": report.largest_error,
+        "largest_output": report.largest_output,
+        "truncations": report.truncations,
+        "gross_errors": report.gross_errors,
+        "cost": {
+            "round_trips": cost.round_trips,
+            "online_bytes": {
+                "data_owner_to_model_owner": cost.to_model_owner_bytes,
+                "model_owner_to_data_owner": cost.to_data_owner_bytes,
+            },
+            "offline_bytes": {"crypto_provider_to_model_owner": cost.correction_bytes},
+        },
+    }
+
+
+def print_crypten(report: dict[str, Any]) -> None:
+    """The same as a few lines."""
+    cost = report["cost"]
+    online = cost["online_bytes"]
+    offline = cost["offline_bytes"]["crypto_provider_to_model_owner"]
+    rate = report["gross_errors"]
+    every = f"about 1 inference in {round(1 / rate):,}" if 0 < rate < 0.5 else "most inferences"
+    rows = (
+        ("difference to onnxruntime", f"{report['largest_error']:.2g} on the image of the check"),
+        ("values rounded share by share", f"{report['truncations']:,}"),
+        ("at least one grossly wrong in", every if rate else "no inference"),
+        ("round trips online", str(cost["round_trips"])),
+        ("online, clinic to vendor", f"{online['data_owner_to_model_owner'] / 1e6:.2f} MB"),
+        ("online, vendor to clinic", f"{online['model_owner_to_data_owner'] / 1e6:.2f} MB"),
+        ("offline, dealer to vendor", f"{offline / 1e6:.2f} MB"),
+    )
+    print(f"{report['name']} {report['version']} for CrypTen, {report['operations']} operations")
+    for label, value in rows:
+        print(f"  {label:<30} {value}")

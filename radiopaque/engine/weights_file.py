@@ -56,13 +56,13 @@ def read_compiled(directory: Path) -> CompiledModel:
 
     Raises WeightsFileError or PlanError for files that are missing, cut, or do not belong together.
     """
-    plan_bytes = _read(directory / PLAN_FILE, MAX_PLAN_BYTES)
+    plan_bytes = read_limited(directory / PLAN_FILE, MAX_PLAN_BYTES)
     try:
         plan = decode_plan(plan_bytes)
     except PlanError as error:
         raise PlanError(f"{directory / PLAN_FILE}: {error}") from error
     expected = _file_size(plan)
-    data = _read(directory / WEIGHTS_FILE, expected)
+    data = read_limited(directory / WEIGHTS_FILE, expected)
     if len(data) != expected or not data.startswith(MAGIC):
         raise WeightsFileError(
             f"{directory / WEIGHTS_FILE} has {len(data)} bytes, this plan takes {expected}; "
@@ -127,7 +127,8 @@ def _split(
     return arrays, start
 
 
-def _read(path: Path, limit: int) -> bytes:
+def read_limited(path: Path, limit: int) -> bytes:
+    """A file of a compiled folder, if it is not too large. Raises WeightsFileError."""
     try:
         size = path.stat().st_size
         if size > limit:

@@ -198,8 +198,13 @@ class Clinic:
 class Deployment:
     """A crypto provider and a model owner as processes, and any number of clinics."""
 
-    def __init__(self, folder: Path, networks: Mapping[str, Network]) -> None:
-        """``networks``: what is hosted, by the name of its compiled folder."""
+    def __init__(
+        self, folder: Path, networks: Mapping[str, Network], compiled: Sequence[Path] = ()
+    ) -> None:
+        """``networks``: what is hosted, by the name of its compiled folder.
+
+        ``compiled``: folders that are hosted besides, of either engine.
+        """
         self.folder = folder
         self.networks = dict(networks)
         self.certificates = make_certificates(folder / "certificates")
@@ -211,9 +216,8 @@ class Deployment:
             Role.CRYPTO_PROVIDER, folder, self.certificates[Role.CRYPTO_PROVIDER], ""
         )
         self._peer = f'[crypto_provider]\naddress = "{self.provider.address}"\n'
-        models = "".join(
-            f'[[models]]\npath = "{folder / "compiled" / name}"\n' for name in networks
-        )
+        hosted = [*(folder / "compiled" / name for name in networks), *compiled]
+        models = "".join(f'[[models]]\npath = "{path}"\n' for path in hosted)
         self.owner = Serving(
             Role.MODEL_OWNER, folder, self.certificates[Role.MODEL_OWNER], self._peer + models
         )

@@ -42,6 +42,7 @@ RESULT_KEYS = {
     "plan_digest",
     "session_id",
     "created",
+    "engine",
 }
 ONLINE_LINKS = {"data_owner_to_model_owner", "model_owner_to_data_owner"}
 LINKS = ONLINE_LINKS | {

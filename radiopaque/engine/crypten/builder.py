@@ -86,7 +86,11 @@ class Builder:
 
     def reshape(self, value: int, shape: Shape) -> int:
         """The same elements under another shape."""
-        return value if self.shape(value) == shape else self.add("reshape", (value,), shape)
+        if self.shape(value) == shape:
+            return value
+        if value in self.constants:
+            return self.constant(self.constants[value].astype(np.float64).reshape(shape))
+        return self.add("reshape", (value,), shape)
 
     def affine(self, value: int, factor: float, offset: float = 0.0) -> int:
         """value * factor + offset, both public."""

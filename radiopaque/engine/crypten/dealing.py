@@ -9,19 +9,27 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from radiopaque.engine.artefact import ArtefactId
+from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.crypten.tuples import Request, TupleKind, Words, factors, last_part
 from radiopaque.engine.material import region_frames
 from radiopaque.graph.plan import Convolution
 from radiopaque.kernels.convolution import PackedConvolution, PackedMatrix
-from radiopaque.prg import Streams
+from radiopaque.prg import SecretKey, Streams
 from radiopaque.wire.frames import Frame, Kind
 
 
 def deal(
-    requests: tuple[Request, ...], session: bytes, data_owner: Streams, model_owner: Streams
+    plan: CryptenPlan,
+    artefact: ArtefactId,
+    session: bytes,
+    key_d: SecretKey,
+    key_o: SecretKey,
 ) -> Iterator[Frame]:
     """The CORRECTION frames of a session in the plan's order, each made when it is asked for."""
-    for number, request in enumerate(requests):
+    data_owner = Streams(key_d, artefact.plan_digest, session, "data-owner")
+    model_owner = Streams(key_o, artefact.plan_digest, session, "model-owner")
+    for number, request in enumerate(plan.requests):
         region = correction(request, number, data_owner, model_owner)
         data = np.ascontiguousarray(region).reshape(-1).view(np.uint8)
         yield from region_frames(session, number, Kind.CORRECTION, data)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from radiopaque.engine.artefact import ArtefactId
 from radiopaque.engine.crypten.compile import CompiledCrypten
 from radiopaque.engine.crypten.dealing import deal
 from radiopaque.engine.crypten.encoding import encode_plan
@@ -18,7 +19,7 @@ from radiopaque.engine.crypten.process import Worker
 from radiopaque.engine.crypten.runs import DataOwnerCrypten, ModelOwnerCrypten
 from radiopaque.engine.material import RegionReader, regions
 from radiopaque.graph.plan import plan_digest
-from radiopaque.prg import SecretKey, Streams, new_id
+from radiopaque.prg import SecretKey, new_id
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.memory import connect
 from radiopaque.wire.frames import Kind
@@ -40,12 +41,8 @@ def infer(
     encoded = encode_plan(plan)
     digest, session = plan_digest(encoded), new_id()
     key_d, key_o = SecretKey.generate(), SecretKey.generate()
-    frames = deal(
-        plan.requests,
-        session,
-        Streams(SecretKey(key_d.reveal()), digest, session, "data-owner"),
-        Streams(SecretKey(key_o.reveal()), digest, session, "model-owner"),
-    )
+    dealer_keys = SecretKey(key_d.reveal()), SecretKey(key_o.reveal())
+    frames = deal(plan, ArtefactId(digest, new_id()), session, *dealer_keys)
     reader = RegionReader(plan, session, Kind.CORRECTION)
     dealt: Any = regions(plan, Kind.CORRECTION, (reader.accept(frame) for frame in frames))
     with Worker(seconds) as owner, Worker(seconds) as clinic:

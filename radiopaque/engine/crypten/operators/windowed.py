@@ -79,6 +79,11 @@ def max_pool(builder: Builder, node: Node) -> list[int]:
     x, places = _places(builder, node)
     if any(w.begin != w.end for w in places):
         raise NotLowered("uneven padding of a maximum", "pad alike on both sides")
+    if places[0].begin != places[1].begin:
+        raise NotLowered(
+            "CrypTen confuses height and width where the padding of a maximum differs",
+            "pad both alike",
+        )
     numbers = [
         *(w.kernel for w in places),
         *(w.stride for w in places),

@@ -1,0 +1,12 @@
+"""The engines by name, as options and configuration files write them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class EngineName(StrEnum):
+    """Which program computes a model: the project's own gates, or CrypTen."""
+
+    COMPILED = "compiled"
+    CRYPTEN = "crypten"
