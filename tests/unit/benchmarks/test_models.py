@@ -48,7 +48,7 @@ def test_names_and_sizes() -> None:
         ("lenet@2048", "multiple of 32"),
         ("lenet@-32", "multiple of 32"),
         ("lenet@big", "multiple of 32"),
-        ("pneumonia-resnet18@32", "224 x 224, not 64"),
+        ("pneumonia-resnet18@32", "224 x 224, not 32"),
     ],
 )
 def test_models_that_do_not_exist(text: str, message: str) -> None:
