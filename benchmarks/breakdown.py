@@ -14,8 +14,7 @@ from typing import Any
 
 from benchmarks.record import Record
 from radiopaque.certificates import Role
-from radiopaque.gates import plan_cost
-from radiopaque.graph.plan import Plan
+from radiopaque.gates import GateCost
 from radiopaque.telemetry import Span
 
 Spans = Mapping[Role, Sequence[Span]]
@@ -37,7 +36,7 @@ def in_window(spans: Spans, begin: int, end: int) -> dict[Role, list[Span]]:
     }
 
 
-def gates(plan: Plan, spans: Spans, inferences: int) -> list[Record]:
+def gates(names: Sequence[str], spans: Spans, inferences: int) -> list[Record]:
     """Seconds of one inference by party, phase and kind of gate: the mean of all."""
     return [
         {
@@ -47,16 +46,18 @@ def gates(plan: Plan, spans: Spans, inferences: int) -> list[Record]:
             **{f"{activity}_seconds": value / inferences for activity, value in seconds.items()},
         }
         for role, own in spans.items()
-        for (phase, gate), seconds in sorted(_seconds(plan, own).items())
+        for (phase, gate), seconds in sorted(_seconds(names, own).items())
     ]
 
 
-def _seconds(plan: Plan, spans: Sequence[Span]) -> dict[tuple[str, str], dict[str, float]]:
+def _seconds(
+    names: Sequence[str], spans: Sequence[Span]
+) -> dict[tuple[str, str], dict[str, float]]:
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(
         lambda: {"compute": 0.0, "wait": 0.0, "serialise": 0.0}
     )
     for span in spans:
-        gate = type(plan.steps[span.gate].gate).__name__
+        gate = names[span.gate]
         seconds = (span.end - span.begin) / 1e9
         if span.activity in _PHASES:
             found[_PHASES[span.activity], gate]["compute"] += seconds
@@ -67,13 +68,13 @@ def _seconds(plan: Plan, spans: Sequence[Span]) -> dict[tuple[str, str], dict[st
     return dict(found)
 
 
-def traffic(plan: Plan, spans: Spans, runs: Sequence[Mapping[str, Any]]) -> list[Record]:
+def traffic(predicted: GateCost, spans: Spans, runs: Sequence[Mapping[str, Any]]) -> list[Record]:
     """Bytes, messages and payload of one inference, by phase and link, beside what was predicted.
 
     Bytes are the parties' counters at the transport; messages and payload are counted where the
     protocol hands frames over and takes them.
     """
-    cost, last, count = plan_cost(plan), runs[-1], len(runs)
+    last, count = runs[-1], len(runs)
     online = [
         span
         for span in spans[Role.DATA_OWNER]
@@ -83,15 +84,15 @@ def traffic(plan: Plan, spans: Spans, runs: Sequence[Mapping[str, Any]]) -> list
     forth = [span for span in online if span.activity == "send"]
     back = [span for span in online if span.activity == "wait"]
     counted = {
-        ("online", _FORTH): (forth, cost.to_model_owner_bytes),
-        ("online", _BACK): (back, cost.to_data_owner_bytes),
+        ("online", _FORTH): (forth, predicted.to_model_owner_bytes),
+        ("online", _BACK): (back, predicted.to_data_owner_bytes),
         ("offline", _DEALT): (
             [span for span in taken if span.kind == "CORRECTION"],
-            cost.correction_bytes,
+            predicted.correction_bytes,
         ),
         ("offline", _FORTH): (
             [span for span in taken if span.kind == "OFFLINE"],
-            cost.offline_bytes,
+            predicted.offline_bytes,
         ),
     }
     records = []
@@ -100,7 +101,7 @@ def traffic(plan: Plan, spans: Spans, runs: Sequence[Mapping[str, Any]]) -> list
         ("offline", last["offline"]["bytes"]),
     ):
         for link, size in by_link.items():
-            own, predicted = counted.get((phase, link), ([], 0))
+            own, payload = counted.get((phase, link), ([], 0))
             records.append(
                 {
                     "phase": phase,
@@ -108,7 +109,7 @@ def traffic(plan: Plan, spans: Spans, runs: Sequence[Mapping[str, Any]]) -> list
                     "bytes": size,
                     "messages": _mean(len(own), count),
                     "payload_bytes": _mean(sum(span.size for span in own), count),
-                    "predicted_payload_bytes": predicted,
+                    "predicted_payload_bytes": payload,
                 }
             )
     return records

@@ -128,11 +128,10 @@ def main() -> None:
     """Serve commands from standard input until told to leave, or until it ends."""
     parser = argparse.ArgumentParser(description="The data owner of a benchmark.")
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--images", type=Path, required=True, help=".npy, float32 [n, c, h, w]")
     parser.add_argument("--processes", required=True, help="JSON: process numbers by party")
-    parser.add_argument("--folder", type=Path, required=True, help="where the spans go")
+    parser.add_argument("--folder", type=Path, required=True, help="images.npy, and spans")
     given = parser.parse_args()
-    images = np.load(given.images, allow_pickle=False)
+    images = np.load(given.folder / "images.npy", allow_pickle=False)
     spans = recorder.start()
     with Client.from_config(given.config) as client:
         processes = {**json.loads(given.processes), str(Role.DATA_OWNER): os.getpid()}

@@ -6,17 +6,19 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.case import Case
 from benchmarks.errors import BenchmarkError
-from benchmarks.network import Network
+from benchmarks.record import Record
 from benchmarks.relay import relayed
 from radiopaque.certificates import Role, init_directory
 from radiopaque.cli.parties import Parties, peer_table
+from radiopaque.gates import GateCost
 
 _LIMITS = "[limits]\nlongest_call_seconds = 3600.0\nconcurrent_calls = 128\ncalls_per_peer = 128\n"
 _DISK_BYTES = 100_000_000_000
@@ -65,40 +67,58 @@ class Deployment:
         return sum(path.stat().st_size for path in store.iterdir())
 
 
+@dataclass(frozen=True)
+class Hosted:
+    """A compiled model as the model owner hosts it, and what is known of it before it runs.
+
+    ``gates`` are the names of what messages are numbered by; ``timed`` where the parties record how
+    long each takes.
+    """
+
+    name: str
+    folder: Path
+    engine: str
+    predicted: GateCost
+    gates: Sequence[str] = field(repr=False)
+    timed: bool
+    known: Record
+
+
 @contextmanager
-def deployed(
-    folder: Path, compiled: Path, name: str, images: Path, network: Network, workers: int
-) -> Iterator[Deployment]:
+def deployed(folder: Path, hosted: Hosted, case: Case) -> Iterator[Deployment]:
     """Start everything in ``folder``; spans of all parties lie there when the block is over.
 
-    ``compiled`` is the folder of the model ``name``; ``images`` a file of preprocessed tensors.
+    Preprocessed tensors are read from images.npy there.
     """
     certificates = init_directory(folder / "certificates")
-    command = (sys.executable, "-m", "benchmarks.party", str(folder))
+    workers = case.concurrency
+    # what computes in torch or numpy's own loops takes its number of threads from here
+    threads = f"OMP_NUM_THREADS={case.threads}"
+    command = ("env", threads, sys.executable, "-m", "benchmarks.party", str(folder))
     with ExitStack() as stack:
         # relays end after the parties that talk through them
         links = stack.enter_context(ExitStack())
         parties = stack.enter_context(Parties(folder, certificates, command))
 
         def link(role: Role, address: str) -> str:
-            return peer_table(role, links.enter_context(relayed(address, network)))
+            return peer_table(role, links.enter_context(relayed(address, case.network)))
 
         began = time.perf_counter()
         deals = f"concurrent_deals = {max(2, workers)}\n"
         provider = parties.serve(Role.CRYPTO_PROVIDER, _LIMITS + deals)
         more = f"concurrent_inferences = {max(4, workers)}\nmaterial_bytes = {_DISK_BYTES}\n"
-        models = f'[[models]]\npath = "{compiled}"\n'
+        models = f'[[models]]\npath = "{hosted.folder}"\n'
         owner = parties.serve(
             Role.MODEL_OWNER, link(Role.CRYPTO_PROVIDER, provider) + _LIMITS + more + models
         )
         seconds = time.perf_counter() - began
         config = parties.configure(
             Role.DATA_OWNER,
-            f'model = "{name}"\ndeadline_seconds = 3600.0\n',
+            f'model = "{hosted.name}"\nengine = "{hosted.engine}"\ndeadline_seconds = 3600.0\n',
             link(Role.MODEL_OWNER, owner) + link(Role.CRYPTO_PROVIDER, provider),
         )
         processes = {role: process.pid for role, process in parties.processes.items()}
-        clinic = stack.enter_context(_clinic(folder, config, images, processes))
+        clinic = stack.enter_context(_clinic(folder, config, threads, processes))
         processes[Role.DATA_OWNER] = clinic.pid
         yield Deployment(folder, clinic, processes, seconds)
         clinic.ask(do="leave")
@@ -106,11 +126,11 @@ def deployed(
 
 @contextmanager
 def _clinic(
-    folder: Path, config: Path, images: Path, processes: dict[Role, int]
+    folder: Path, config: Path, threads: str, processes: dict[Role, int]
 ) -> Iterator[ClinicProcess]:
     log = folder / f"{Role.DATA_OWNER}.log"
-    command = [sys.executable, "-m", "benchmarks.clinic", "--config", str(config)]
-    command += ["--images", str(images), "--folder", str(folder)]
+    command = ["env", threads, sys.executable, "-m", "benchmarks.clinic", "--config", str(config)]
+    command += ["--folder", str(folder)]
     command += ["--processes", json.dumps(processes)]
     with (
         log.open("w") as errors,

@@ -49,6 +49,7 @@ def _plain(value: float) -> str:
 _COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("online", "online_seconds_median", _seconds),
     ("offline", "offline_seconds_median", _seconds),
+    ("load", "load_seconds_median", _seconds),
     ("CPU, all parties", "cpu_seconds", _seconds),
     ("online MB", "online_bytes", _megabytes),
     ("offline MB", "offline_bytes", _megabytes),

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from radiopaque.certificates import Role
-from radiopaque.graph.plan import Plan
 from radiopaque.telemetry import Span
 
 Event = dict[str, Any]
@@ -26,7 +25,7 @@ _FRAMES = ("send", "wait", "accept")
 class Timeline:
     """The spans of one inference, and when its parts began: material, inference, end (ns)."""
 
-    plan: Plan = field(repr=False)
+    gates: Sequence[str] = field(repr=False)
     spans: Mapping[Role, Sequence[Span]] = field(repr=False)
     times: Sequence[int]
 
@@ -51,7 +50,7 @@ class Timeline:
         yield from self._flows()
 
     def _event(self, span: Span, process: int, thread: int) -> Event:
-        gate = f"{type(self.plan.steps[span.gate].gate).__name__} {span.gate}"
+        gate = f"{self.gates[span.gate]} {span.gate}"
         frame = span.activity in _FRAMES
         arguments: Event = {"gate": gate, "activity": span.activity}
         if frame:

@@ -1,25 +1,15 @@
-"""The compiled engine: three parties as processes over gRPC with mutual TLS."""
+"""The compiled engine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-import numpy as np
-
-from benchmarks import breakdown
-from benchmarks.breakdown import Spans
-from benchmarks.case import Case, Inputs, Tell, spread
-from benchmarks.deployment import Deployment, deployed
+from benchmarks.case import Case, Inputs, Tell
+from benchmarks.deployment import Hosted
+from benchmarks.engines import parties
 from benchmarks.errors import NotAvailableError
-from benchmarks.family import FamilyWatch
-from benchmarks.processes import cpu_seconds
-from benchmarks.record import Part, Record
-from benchmarks.spans import load_all
-from benchmarks.trace import Timeline
+from benchmarks.record import Part
 from radiopaque.cli.reports import largest_value_bytes
 from radiopaque.engine.weights_file import write_compiled
 from radiopaque.gates import plan_cost
@@ -37,6 +27,10 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell, *, ring_bits: 
             "several inferences run at once with --concurrency"
         )
     tell("compiling")
+    return parties.measure(case, inputs, folder, tell, _compile(case, inputs, folder, ring_bits))
+
+
+def _compile(case: Case, inputs: Inputs, folder: Path, ring_bits: int) -> Hosted:
     source = inputs.source
     compiled = compile_model(
         source.onnx,
@@ -46,120 +40,24 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell, *, ring_bits: 
     )
     plan = compiled.plan
     write_compiled(folder / "compiled", plan, compiled.weights)
-    np.save(folder / "images.npy", inputs.images)
-    del compiled
-    tell("starting three parties")
-    with deployed(
-        folder,
-        folder / "compiled",
-        plan.name,
-        folder / "images.npy",
-        case.network,
-        case.concurrency,
-    ) as deployment:
-        observed = _observe(deployment, case, tell)
-    runs = observed["runs"]
-    begin = min(run["times"][0] for run in runs)
-    end = max(run["times"][-1] for run in runs)
-    spans = breakdown.in_window(load_all(folder), begin, end)
-    answers = [
-        (number, logits)
-        for run in runs
-        for number, logits in zip(run["images"], run["outputs"], strict=True)
-    ]
-    result = {
-        **case.record(),
-        **observed["result"],
-        **inputs.fidelity(answers),
-        **_of_plan(plan),
-    }
-    return Part(
-        result,
-        breakdown.traffic(plan, spans, runs),
-        _parties(deployment, observed, case),
-        breakdown.gates(plan, spans, len(runs)),
-        _timeline(plan, spans, runs),
-    )
+    return hosted(plan, folder / "compiled")
 
 
-def _observe(deployment: Deployment, case: Case, tell: Tell) -> dict[str, Any]:
-    """Everything that is seen while the parties run."""
-    clinic = deployment.clinic
-    fetched = clinic.ask(do="fetch")
-    tell("first session")
-    prepared = clinic.ask(do="prepare")
-    material = deployment.material_bytes()
-    first = clinic.ask(do="infer")
-    tell(f"{case.inferences} inferences")
-    with FamilyWatch({str(role): pid for role, pid in deployment.processes.items()}) as watch:
-        before = _cpu(deployment)
-        done = clinic.ask(do="run", count=case.inferences, workers=case.concurrency)
-        after = _cpu(deployment)
-    runs = done["runs"]
-    cpu = {role: (after[role] - before[role]) / len(runs) for role in after}
-    offline_cpu = None
-    if case.concurrency == 1:
-        offline_cpu = {
-            role: float(np.mean([run["cpu"][1][role] - run["cpu"][0][role] for run in runs]))
-            for role in cpu
-        }
-    last = runs[-1]
-    return {
-        "runs": runs,
-        "cpu": cpu,
-        "offline_cpu": offline_cpu,
-        "memory": watch.peaks,
-        "result": {
-            **spread("online_seconds", [run["online_seconds"] for run in runs]),
-            **spread("offline_seconds", [run["offline"]["seconds"] for run in runs]),
-            "load_seconds_median": median(run["load_seconds"] for run in runs),
-            "cold_start_seconds": deployment.start_seconds + fetched["seconds"],
-            "cold_online_seconds": first["online_seconds"],
-            "cold_offline_seconds": prepared["seconds"],
-            "online_bytes": sum(last["online_bytes"].values()),
-            "offline_bytes": sum(last["offline"]["bytes"].values()),
-            "setup_bytes": sum(fetched["bytes"].values()),
-            "round_trips": last["round_trips"],
-            "one_way_delays": 2 * last["round_trips"],
-            "cpu_seconds": sum(cpu.values()),
-            "offline_cpu_seconds": sum(offline_cpu.values()) if offline_cpu else None,
-            "peak_rss_bytes": max(watch.peaks.values()),
-            "material_bytes": material,
-            "images_per_second": len(runs) * case.batch / done["seconds"],
-            "broken": sum(run["broken"] for run in runs),
-        },
-    }
-
-
-def _timeline(plan: Plan, spans: Spans, runs: Sequence[Mapping[str, Any]]) -> Timeline:
-    """Of the fastest inference."""
-    times = min(runs, key=lambda run: float(run["online_seconds"]))["times"]
-    return Timeline(plan, breakdown.in_window(spans, times[0], times[-1]), times)
-
-
-def _cpu(deployment: Deployment) -> dict[str, float]:
-    return {str(role): cpu_seconds(pid) for role, pid in deployment.processes.items()}
-
-
-def _of_plan(plan: Plan) -> Record:
+def hosted(plan: Plan, folder: Path) -> Hosted:
+    """What is known of a plan before it runs."""
     cost = plan_cost(plan)
     words = sum(prod(shape) for _, shape in plan.weight_shapes())
-    return {
-        "comparisons": cost.comparisons,
-        "multiply_adds": cost.multiply_adds,
-        "weight_bytes": words * (plan.ring_bits // 8),
-        "largest_value_bytes": largest_value_bytes(plan),
-    }
-
-
-def _parties(deployment: Deployment, observed: dict[str, Any], case: Case) -> list[Record]:
-    offline = observed["offline_cpu"]
-    return [
-        {
-            "party": str(role).replace("-", "_"),
-            "cpu_seconds": observed["cpu"][role],
-            "offline_cpu_seconds": offline[role] if offline else None,
-            "peak_rss_bytes": observed["memory"][role],
-        }
-        for role in deployment.processes
-    ]
+    return Hosted(
+        plan.name,
+        folder,
+        "compiled",
+        predicted=cost,
+        gates=[type(step.gate).__name__ for step in plan.steps],
+        timed=True,
+        known={
+            "comparisons": cost.comparisons,
+            "multiply_adds": cost.multiply_adds,
+            "weight_bytes": words * (plan.ring_bits // 8),
+            "largest_value_bytes": largest_value_bytes(plan),
+        },
+    )

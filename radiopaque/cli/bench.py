@@ -1,13 +1,14 @@
-"""``radiopaque bench``: the benchmark harness."""
+"""``radiopaque bench``: the benchmark harness of the checkout."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
+from pathlib import Path
 
 import typer
 
+import radiopaque
 from radiopaque.errors import ConfigError
 
 
@@ -22,7 +23,14 @@ def register(application: typer.Typer) -> None:
 
 def _bench(context: typer.Context) -> None:
     """Measure engines, networks and models side by side on this machine."""
-    if importlib.util.find_spec("benchmarks") is None:
-        raise ConfigError("the benchmark harness is not installed; install radiopaque[bench]")
+    root = Path(radiopaque.__file__).resolve().parents[1]
+    if not (root / "benchmarks" / "command.py").exists():
+        raise ConfigError(
+            "the benchmark harness is not part of the installed package; "
+            "run this from a checkout, installed with: pip install -e '.[bench]'"
+        )
+    # CrypTen installs a package of the same name, and so may the current folder have one.
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
     # The product does not import its harness: this process becomes the other.
     os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *context.args])  # noqa: S606
