@@ -70,11 +70,9 @@ def _engine_warnings(plan: AnyPlan, logits: NDArray[np.float64]) -> tuple[str, .
     """What must be said of every result of CrypTen's, and of one that cannot be right."""
     if not isinstance(plan, CryptenPlan):
         return ()
-    every = round(1.0 / plan.gross_errors) if plan.gross_errors > 0 else 0
-    rate = f"about one result in {every:,} is" if every > 1 else "many results are"
     warnings = [
-        f"computed under CrypTen, whose rounding fails now and then: {rate} grossly wrong, "
-        "and few of them show it"
+        "computed under CrypTen, whose rounding fails now and then: of such results about "
+        f"{plan.error_rate} holds a gross error, which need not show"
     ]
     largest = float(np.abs(logits).max())
     if largest > IMPLAUSIBLE * max(1.0, plan.largest_output):

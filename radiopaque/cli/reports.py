@@ -88,6 +88,7 @@ def crypten_dict(compiled: CompiledCrypten) -> dict[str, Any]:
         "largest_output": report.largest_output,
         "truncations": report.truncations,
         "gross_errors": report.gross_errors,
+        "error_rate": compiled.plan.error_rate,
         "cost": {
             "round_trips": cost.round_trips,
             "online_bytes": {
@@ -104,12 +105,10 @@ def print_crypten(report: dict[str, Any]) -> None:
     cost = report["cost"]
     online = cost["online_bytes"]
     offline = cost["offline_bytes"]["crypto_provider_to_model_owner"]
-    rate = report["gross_errors"]
-    every = f"about 1 inference in {round(1 / rate):,}" if 0 < rate < 0.5 else "most inferences"
     rows = (
         ("difference to onnxruntime", f"{report['largest_error']:.2g} on the image of the check"),
         ("values rounded share by share", f"{report['truncations']:,}"),
-        ("at least one grossly wrong in", every if rate else "no inference"),
+        ("inferences with a gross error", f"about {report['error_rate']}"),
         ("round trips online", str(cost["round_trips"])),
         ("online, clinic to vendor", f"{online['data_owner_to_model_owner'] / 1e6:.2f} MB"),
         ("online, vendor to clinic", f"{online['model_owner_to_data_owner'] / 1e6:.2f} MB"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import isfinite, log10, prod
 from typing import Final
 
 from radiopaque.engine.crypten import program as programs
@@ -59,6 +59,17 @@ class CryptenPlan:
     def batch(self) -> int:
         """Images in one inference."""
         return self.program.input_shape[0]
+
+    @property
+    def error_rate(self) -> str:
+        """In how many inferences one gross error is to be expected, in words."""
+        if self.gross_errors == 0:
+            return "none"
+        if self.gross_errors > 0.5:
+            return "most of them"
+        every = 1.0 / self.gross_errors
+        digits = 1 - int(log10(every))  # two significant ones
+        return f"one in {int(round(every, digits)):,}"
 
     def correction_sizes(self) -> Mapping[int, int]:
         """Bytes of every request's correction, by number."""

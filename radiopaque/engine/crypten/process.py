@@ -7,6 +7,7 @@ frames of the session, and accepts exactly the frames that are due.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import socket
 import struct
@@ -28,7 +29,9 @@ from radiopaque.wire.frames import DIGEST_BYTES, SESSION_BYTES, Kind
 
 MAX_SETUP_BYTES: Final = 8 << 20
 MAX_ANSWER_BYTES: Final = 1 << 30
-INSTALL: Final = "pip install 'radiopaque[crypten]' && pip install --no-deps crypten==0.4.1"
+VERSION: Final = "0.4.1"
+"""Of CrypTen. Both ranks must ask for the same tuples, and what is replaced must be there."""
+INSTALL: Final = f"pip install 'radiopaque[crypten]' && pip install --no-deps crypten=={VERSION}"
 
 _SETUP: Final = struct.Struct(f"<B{SESSION_BYTES}s{DIGEST_BYTES}s{KEY_BYTES}s")
 _MODULE: Final = "radiopaque.engine.crypten.worker"
@@ -65,11 +68,17 @@ class Setup:
 
 
 def check_installed() -> None:
-    """Raise ConfigError where this Python lacks what the worker needs. Imports nothing."""
+    """Raise ConfigError where this Python lacks what the worker needs. Imports none of it."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"the CrypTen engine needs {', '.join(missing)}, which {sys.executable} lacks; "
+            f"run: {INSTALL}"
+        )
+    version = importlib.metadata.version("crypten")
+    if version != VERSION:
+        raise ConfigError(
+            f"the CrypTen engine works with crypten {VERSION}, {sys.executable} has {version}; "
             f"run: {INSTALL}"
         )
 

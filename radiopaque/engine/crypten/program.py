@@ -19,6 +19,8 @@ MAX_OPERATIONS: Final = 20_000
 MAX_RANK: Final = 6
 MAX_ELEMENTS: Final = 1 << 27
 """Of one tensor: a share of it takes 1 GiB."""
+MAX_LIVE_ELEMENTS: Final = 1 << 28
+"""Of the values that exist at one time, secret tensors included."""
 MAX_INTEGERS: Final = 4096
 
 
@@ -126,6 +128,24 @@ def validate(program: Program) -> None:
         _check(number, operation)
     if any(operation.name == "input" for operation in operations[1:]):
         raise PlanError("a program has one input, its first operation; compile the model again")
+    live = _live_elements(program)
+    if live > MAX_LIVE_ELEMENTS:
+        raise PlanError(
+            f"a program holds {live} elements at one time, over the limit of {MAX_LIVE_ELEMENTS}"
+        )
+
+
+def _live_elements(program: Program) -> int:
+    """Most elements that exist at one time: all secret tensors, and what is still to be read."""
+    held = sum(prod(shape) for _, shape in program.constant_shapes())
+    most = live = 0
+    for operation, freed in zip(program.operations, program.last_uses(), strict=True):
+        live += 0 if operation.name == "constant" else operation.size
+        most = max(most, live)
+        for value in freed:
+            earlier = program.operations[value]
+            live -= 0 if earlier.name == "constant" else earlier.size
+    return held + most
 
 
 def _check(number: int, operation: Operation) -> None:

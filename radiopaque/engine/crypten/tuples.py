@@ -40,6 +40,10 @@ WORD: Final = 8
 MAX_WORDS: Final = 1 << 27
 """Of one tensor: 1 GiB."""
 MAX_RANK: Final = 8
+MAX_DEALT_WORDS: Final = 1 << 33
+"""Of all corrections of a session: 64 GiB on the model owner's disk."""
+MAX_MULTIPLY_ADDS: Final = 1 << 42
+"""Of dealing a session: whoever deals must be able to finish."""
 
 
 class TupleKind(IntEnum):
@@ -142,6 +146,22 @@ def validate(requests: tuple[Request, ...]) -> None:
             raise PlanError(f"{where} is no convolution: {list(request.integers)}")
         if max(prod(shape) for shape in (*shapes, request.result)) > MAX_WORDS:
             raise PlanError(f"{where} has over {MAX_WORDS} elements")
+    for what, found, most in (
+        ("words of corrections", sum(prod(r.result) for r in requests), MAX_DEALT_WORDS),
+        ("multiply-adds", sum(map(_multiply_adds, requests)), MAX_MULTIPLY_ADDS),
+    ):
+        if found > most:
+            raise PlanError(f"the plan takes {found} {what} a session, over the limit of {most}")
+
+
+def _multiply_adds(request: Request) -> int:
+    """Ring products that dealing the tuple takes."""
+    size = prod(request.result)
+    if request.kind is TupleKind.CONVOLUTION:
+        return size * prod(request.right[1:])
+    if request.kind is TupleKind.MATRIX_PRODUCT:
+        return size * request.left[-1]
+    return size
 
 
 @dataclass(frozen=True, repr=False)

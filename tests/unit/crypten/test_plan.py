@@ -95,6 +95,20 @@ BAD: dict[str, tuple[CryptenPlan, str]] = {
     "no input": (changed(0, name="constant"), "first operation"),
     "empty tensor": (changed(1, shape=(2, 0, 3, 3)), "no tensor's"),
     "a gigantic tensor": (changed(1, shape=(1 << 20, 1 << 20)), "elements"),
+    "more than fits at one time": (
+        replace(
+            PLAN,
+            program=Program(
+                (
+                    Operation("input", (), (1, 1, 4, 4)),
+                    *(Operation("constant", (), (1 << 26,)) for _ in range(5)),
+                    Operation("reshape", (0,), (1, 16)),
+                )
+            ),
+            classes=(),
+        ),
+        "at one time",
+    ),
     "many axes": (changed(1, shape=(1,) * 7), "no tensor's"),
     "one operation": (replace(PLAN, program=Program(OPERATIONS[:1])), "2 to"),
     "classes that do not match": (replace(PLAN, classes=("a", "b")), "2 classes"),
@@ -151,3 +165,11 @@ def test_unknown_kinds_are_refused() -> None:
     other.format = 3
     with pytest.raises(PlanError):
         decode_plan(other.SerializeToString(deterministic=True))
+
+
+@pytest.mark.parametrize(
+    ("expected", "rate"),
+    [(0.0, "none"), (0.9, "most of them"), (0.25, "one in 4"), (9.138e-5, "one in 11,000")],
+)
+def test_the_rate_of_gross_errors_in_words(expected: float, rate: str) -> None:
+    assert replace(PLAN, gross_errors=expected).error_rate == rate

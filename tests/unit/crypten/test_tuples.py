@@ -187,6 +187,19 @@ BAD = {
 }
 
 
+BAD_TOGETHER = {
+    "words of corrections": Request(TupleKind.SQUARE, (1 << 26,)),
+    "multiply-adds": Request(TupleKind.MATRIX_PRODUCT, (1 << 12, 1 << 14), (1 << 14, 1 << 12)),
+}
+
+
+@pytest.mark.parametrize("what", BAD_TOGETHER)
+def test_plans_that_nobody_could_deal_are_refused(what: str) -> None:
+    validate((BAD_TOGETHER[what],))
+    with pytest.raises(PlanError, match=what):
+        validate((BAD_TOGETHER[what],) * 200)
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_requests_that_no_compiler_writes_are_refused(name: str) -> None:
     with pytest.raises(PlanError):

@@ -273,3 +273,13 @@ def test_without_crypten_the_user_learns_what_to_install(monkeypatch: pytest.Mon
     )
     with pytest.raises(ConfigError, match="pip install --no-deps crypten"):
         Worker(1.0)
+
+
+def test_another_release_of_crypten_is_refused(
+    crypten: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.metadata
+
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.5.0")
+    with pytest.raises(ConfigError, match=r"works with crypten 0.4.1, .* has 0.5.0"):
+        Worker(1.0)
