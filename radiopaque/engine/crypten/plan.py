@@ -18,6 +18,7 @@ from radiopaque.engine.crypten.tuples import Request
 from radiopaque.errors import PlanError
 from radiopaque.graph.plan import IntendedUse, Preprocessing, Task
 from radiopaque.graph.validate import check_description
+from radiopaque.prg import KEY_BYTES
 
 PLAN_FORMAT: Final = 2
 """What a plan of this kind begins with; 1 is a plan for the gates."""
@@ -76,12 +77,12 @@ class CryptenPlan:
         return {number: r.correction_bytes for number, r in enumerate(self.requests)}
 
     def cost(self) -> CryptenCost:
-        """The prediction: each request is one exchange, the result one more message."""
+        """The prediction: a key, one exchange for each request, and the result."""
         opened = sum(request.opened_bytes for request in self.requests)
         result = tuples.WORD * prod(self.program.output_shape)
         return CryptenCost(
             len(self.requests) + 1,
-            opened,
+            KEY_BYTES + opened,
             opened + result,
             sum(request.correction_bytes for request in self.requests),
         )

@@ -97,8 +97,7 @@ def test_the_result_the_traffic_and_the_clinics_messages(
     cost = compiled.plan.cost()
     assert found.counters.round_trips == cost.round_trips
     payload = b"".join(bytes(frame.payload) for frame in sent)
-    # besides the openings there is the key of the common streams
-    assert len(payload) == cost.to_model_owner_bytes + 32
+    assert len(payload) == cost.to_model_owner_bytes
     headers = sum(encoded_size(frame) - len(frame.payload) for frame in sent)
     assert found.counters.sent_bytes == len(payload) + headers
     assert {frame.kind for frame in sent} == {Kind.SHARE}

@@ -70,7 +70,7 @@ def test_the_cost_is_that_of_its_tuples() -> None:
     cost = PLAN.cost()
     opened = 8 * (16 + 18) + 8 * (16 + 16) + 8 * 8
     assert cost.round_trips == 4
-    assert cost.to_model_owner_bytes == opened
+    assert cost.to_model_owner_bytes == opened + 32
     assert cost.to_data_owner_bytes == opened + 8 * 8
     assert cost.correction_bytes == 8 * 8 + 8 * 16 + 8 * 8
 
@@ -173,3 +173,21 @@ def test_unknown_kinds_are_refused() -> None:
 )
 def test_the_rate_of_gross_errors_in_words(expected: float, rate: str) -> None:
     assert replace(PLAN, gross_errors=expected).error_rate == rate
+
+
+def test_damaged_bytes_are_refused_or_another_plan() -> None:
+    """Every byte changed in several ways: PlanError, or a plan that has exactly these bytes."""
+    data = encode_plan(PLAN)
+    accepted = 0
+    for at in range(len(data)):
+        for change in (0x01, 0x10, 0x80, 0xFF):
+            damaged = bytearray(data)
+            damaged[at] ^= change
+            try:
+                found = decode_any(bytes(damaged))
+            except PlanError:
+                continue
+            accepted += 1
+            assert isinstance(found, CryptenPlan)
+            assert encode_plan(found) == damaged
+    assert accepted < 2 * len(data)  # of four times as many
