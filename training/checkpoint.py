@@ -79,7 +79,7 @@ def rounds_done(folder: Path, resume: bool) -> int:
 
     Raises:
         CheckpointError: there is none to go on with, or it is broken.
-        SettingsError: there is one already where a run is to begin.
+        SettingsError: there is one already, or a model, where a run is to begin.
     """
     if resume:
         return len(_read(folder / FILE)[0].records)
@@ -88,7 +88,22 @@ def rounds_done(folder: Path, resume: bool) -> int:
             f"{folder / FILE} is there already; add --resume to go on with it, or choose another "
             "folder"
         )
+    refuse_model(folder)
     return 0
+
+
+def refuse_model(folder: Path) -> None:
+    """Refuse to begin in a folder that holds a model, which would be written over in the end.
+
+    Raises:
+        SettingsError: it does.
+    """
+    for name in ("manifest.json", "model.onnx"):
+        if (folder / name).exists():
+            raise SettingsError(
+                f"{folder / name} is there already: a model, which training would write over; "
+                "choose another folder"
+            )
 
 
 def load(folder: Path, fingerprint: str) -> Progress:

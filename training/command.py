@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CURVES_FILE = "curves.png"
 _NEEDED = ("torch", "opacus", "matplotlib", "pydantic", "cryptography", "onnx", "onnxruntime")
 _SHOWN_SKIPPED = 5
-_CALIBRATION_IMAGES = 256
+_CALIBRATION_IMAGES = 500
 
 Report = Callable[[str], None]
 Result = dict[str, Any]
@@ -189,13 +189,22 @@ def _check_calibration(request: Request, private: bool) -> None:
         return
     if not request.calibrate.is_dir():
         raise SettingsError(f"there is no folder {request.calibrate}; name one with images")
-    chosen, sites = request.calibrate.resolve(), (find_root(request.data) / "train").resolve()
-    if private and (chosen == sites or chosen in sites.parents or sites in chosen.parents):
+    chosen, root = request.calibrate.resolve(), find_root(request.data).resolve()
+    if private and _overlap(chosen, root / "train"):
         raise SettingsError(
             f"{request.calibrate} has the images of private sites: value ranges are not noised, so "
             "they would tell of single images; name a folder with public images, or leave "
             "--calibrate out"
         )
+    if _overlap(chosen, root / "test"):
+        raise SettingsError(
+            f"{request.calibrate} has test images, which must choose nothing; name a folder with "
+            "other images, or leave --calibrate out"
+        )
+
+
+def _overlap(folder: Path, other: Path) -> bool:
+    return folder == other or folder in other.parents or other in folder.parents
 
 
 def _calibration(request: Request, intake: Intake) -> list[str]:
@@ -237,8 +246,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help=(
-            "images to measure the compiler's value ranges on (default: some training images; for "
-            "a private model, whose sites' images must not be used, the public samples/labelled)"
+            "images to measure the compiler's value ranges on (default: validation images); never "
+            "test images, nor those of private sites"
         ),
     )
     add(
@@ -305,6 +314,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _search(options: argparse.Namespace, report: Report, watch: Watch) -> Result:
     from training.search import search
 
+    if options.calibrate is not None:
+        raise SettingsError("--calibrate has no effect with --search; take it out")
     return search(
         options.config,
         options.data,

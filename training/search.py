@@ -24,7 +24,7 @@ from training.errors import BudgetSpentError, CheckpointError, DivergedError, Se
 from training.estimate import describe_seconds, estimate_seconds
 from training.features import FeatureStore
 from training.federated import build_network, open_budget, run
-from training.files import write_atomically
+from training.files import prepare_folder, write_atomically
 from training.intake import Intake, read_folder
 from training.progress import Watch, unwatched
 
@@ -87,6 +87,8 @@ def search(
         BudgetSpentError: the budgets do not allow a single trial.
     """
     wanted = plan(config, trials)
+    if not only_estimate:
+        prepare_folder(output)
     intake = read_folder(data, wanted.settings.data, wanted.settings.seed, watch)
     for line in intake.lines():
         report(line)
@@ -255,15 +257,24 @@ def _open_study(output: Path, wanted: Search, intake: Intake, resume: bool) -> o
         )
     if resume and not path.exists():
         raise CheckpointError(f"there is no search {path}; start without --resume")
-    output.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(path))),
-        study_name="search",
-        direction="maximize",
-        load_if_exists=True,
-    )
+    if not resume:
+        checkpoint.refuse_model(output)
+    prepare_folder(output)
     fingerprint = f"{wanted.settings.digest()}/{intake.fingerprint()}"
-    if study.user_attrs.get("fingerprint", fingerprint) != fingerprint:
+    try:
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(path))),
+            study_name="search",
+            direction="maximize",
+            load_if_exists=True,
+        )
+        known = study.user_attrs.get("fingerprint", fingerprint)
+    except (ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); search anew in another "
+            "folder"
+        ) from error
+    if known != fingerprint:
         raise CheckpointError(
             f"{path} belongs to another configuration or other images; go on with the files it was "
             "made with, or search anew in another folder"

@@ -182,3 +182,25 @@ def test_exit_codes(
     monkeypatch.setattr(command, "train", fail)
     assert command.main(["--config", "a", "--data", "b"]) == code
     assert capsys.readouterr().err == f"{type(error).__name__}: {error}\n"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_a_model_is_not_written_over(name: str, folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('mode = "local"\n')
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / name).write_bytes(b"precious")
+    request = command.Request(config, folder, tmp_path / "model")
+    with pytest.raises(SettingsError, match="which training would write over"):
+        command.train(request, report=lambda line: None)
+    assert (tmp_path / "model" / name).read_bytes() == b"precious"
+
+
+def test_test_images_are_not_calibrated_on(folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('mode = "local"\n')
+    (folder / "test").mkdir(exist_ok=True)
+    request = command.Request(config, folder, tmp_path / "run", calibrate=folder / "test")
+    with pytest.raises(SettingsError, match="test images, which must choose nothing"):
+        command.train(request, report=lambda line: None)
+    (folder / "test").rmdir()
