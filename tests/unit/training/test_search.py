@@ -247,3 +247,33 @@ def test_the_command_searches_if_asked_to(
     assert not (tmp_path / "search").exists()
     assert command.main([*words, "--search", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["trials"] == 2
+
+
+def test_a_damaged_search_is_refused(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "search"
+    output.mkdir()
+    (output / "search.journal").write_text("{\n")
+    with pytest.raises(CheckpointError, match=r"search\.journal cannot be read"):
+        search(local(tmp_path / "config.toml", RATES), folder, output, 2, resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_images_are_read(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    lines: list[str] = []
+    with pytest.raises(SettingsError, match="nothing can be written"):
+        search(
+            local(tmp_path / "config.toml", RATES),
+            folder,
+            tmp_path / "file" / "search",
+            2,
+            report=lines.append,
+        )
+    assert lines == []
+
+
+def test_calibration_of_a_search_is_refused(folder: Path, tmp_path: Path) -> None:
+    words = ["--config", str(local(tmp_path / "config.toml", RATES)), "--data", str(folder)]
+    words += ["--output", str(tmp_path / "search"), "--search", "2", "--calibrate", str(tmp_path)]
+    assert command.main(words) == 2
