@@ -15,6 +15,7 @@ MEASURES = (
     "offline_seconds_median",
     "offline_bytes",
     "cpu_seconds",
+    "peak_rss_bytes",
 )
 _FEWEST = 3
 _MILLION = 1e6

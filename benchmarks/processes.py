@@ -36,8 +36,11 @@ def cpu_seconds(process: int) -> float:
     return own + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def machine() -> dict[str, str | int]:
-    """What figures depend on, without anything that names this one machine."""
+def machine() -> dict[str, str | int | float]:
+    """What figures depend on, without anything that names this one machine.
+
+    The load average is that of the minute before: what else was running.
+    """
     processor = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -52,6 +55,7 @@ def machine() -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "architecture": platform.machine(),
         "accelerator": "none used",
+        "load_average": round(os.getloadavg()[0], 1),
     }
 
 

@@ -27,6 +27,7 @@ COMPARED = (
     "peak_rss_bytes",
     "images_per_second",
 )
+_HARDWARE = ("processor", "cores", "memory_bytes", "architecture", "accelerator")
 _PEERS = ("crypten-stock", "crypten", "spu")
 
 
@@ -66,7 +67,8 @@ def markdown(report: Report) -> str:
     machine = report.machine
     parts = [
         f"{machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}; {report.created[:10]}. "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}, load average "
+        f"{machine['load_average']} before; {report.created[:10]}. "
         "Seconds are medians; what each column counts is said in docs/benchmarks.md.",
         results_table(report.results),
     ]
@@ -184,7 +186,7 @@ def comparison(first: Report, second: Report) -> str:
         return "The two runs have no configuration in common.\n"
     head = ["model", "engine", "network", *(key.replace("_", " ") for key in COMPARED)]
     text = "Second run divided by the first; below 1 is less.\n\n" + table(head, rows)
-    if dict(first.machine) != dict(second.machine):
+    if any(first.machine[key] != second.machine[key] for key in _HARDWARE):
         text += "\n\nThe two runs are of different machines."
     return text + "\n"
 

@@ -20,7 +20,7 @@ from radiopaque.graph.plan import Plan
 def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell, *, ring_bits: int) -> Part:
     """See :class:`benchmarks.case.Engine`."""
     if case.device != "cpu":
-        raise NotAvailableError("the compiled engine has no GPU path")
+        raise NotAvailableError("the compiled engine has no GPU path yet")
     if case.threads != 1:
         raise NotAvailableError(
             "the compiled engine computes an inference on one thread a party; "
@@ -55,6 +55,7 @@ def hosted(plan: Plan, folder: Path) -> Hosted:
         gates=[type(step.gate).__name__ for step in plan.steps],
         timed=True,
         known={
+            "one_way_delays": 2 * cost.round_trips,
             "comparisons": cost.comparisons,
             "multiply_adds": cost.multiply_adds,
             "weight_bytes": words * (plan.ring_bits // 8),

@@ -59,5 +59,6 @@ def _compile(case: Case, inputs: Inputs, folder: Path) -> Hosted:
         # a key, an exchange for each tuple, the result
         gates=["message"] * (len(plan.requests) + 2),
         timed=False,
-        known={},
+        # in a round both send at once
+        known={"one_way_delays": cost.round_trips},
     )

@@ -88,7 +88,6 @@ def _observe(deployment: Deployment, case: Case, tell: Tell) -> dict[str, Any]:
             "offline_bytes": sum(last["offline"]["bytes"].values()),
             "setup_bytes": sum(fetched["bytes"].values()),
             "round_trips": last["round_trips"],
-            "one_way_delays": 2 * last["round_trips"],
             "cpu_seconds": sum(cpu.values()),
             "offline_cpu_seconds": sum(offline_cpu.values()) if offline_cpu else None,
             "peak_rss_bytes": max(watch.peaks.values()),

@@ -65,6 +65,7 @@ def report(*results: Record) -> Report:
             "system": "Linux 6.1",
             "architecture": "x86_64",
             "accelerator": "none used",
+            "load_average": 0.1,
         },
         {"python": "3.11"},
     )

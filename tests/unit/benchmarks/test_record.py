@@ -105,6 +105,7 @@ def test_processor_time_of_a_process_and_of_what_it_started() -> None:
     assert 0 < alone < 5
     code = "import time\nwhile time.process_time() < 0.5: pass"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert 0.5 <= cpu_seconds(own) - before - alone < 5
+    # children's time is rounded to hundredths
+    assert 0.45 <= cpu_seconds(own) - before - alone < 5
     with pytest.raises(OSError, match="Invalid"):
         cpu_seconds(2**22 - 1)

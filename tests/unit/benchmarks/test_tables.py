@@ -19,7 +19,9 @@ def test_the_report_for_people() -> None:
     made = report(result(), stock(), result(engine="onnxruntime", online_seconds_median=0.0162))
     made.skipped += 2 * [{**result(engine="spu"), "reason": "not here"}]
     text = markdown(made)
-    assert text.startswith("Example 1, 2 cores, 16 GiB, Linux 6.1; 2026-11-21.")
+    assert text.startswith(
+        "Example 1, 2 cores, 16 GiB, Linux 6.1, load average 0.1 before; 2026-11-21."
+    )
     row = next(line for line in text.splitlines() if "| compiled-32 " in line)
     for shown in ("0.125 s", "0.375 s", "0.7 s", "26.4", "215.0", "44", "800.0", "0.004"):
         assert f" {shown} |" in row
