@@ -8,7 +8,8 @@ sets differ by one image more or less; the number of images of a site counts as 
 
 Sum and noise are whole multiples of `clip_norm` * 2**-24 (see `training.noise`). Coordinates of
 clipped gradients are cut off towards zero, which can only shorten them, and integers add up
-exactly, so that the bound on what one image contributes is exact, too.
+exactly, so that the bound on what one image contributes is exact, too. The gradient of an image
+that is not finite counts as zero: an error here would tell of that image before the noise does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.nn import functional
 
 from training.accounting import Steps
 from training.budget import Budget
-from training.errors import DivergedError, SettingsError
+from training.errors import SettingsError
 from training.features import FeatureStore, features_of, trains_head_only
 from training.noise import SecureSource
 from training.progress import Watch, unwatched
@@ -144,7 +145,7 @@ class PrivateSite:
         Raises:
             BudgetSpentError: the steps do not fit into the budget; none was taken.
             SettingsError: the network mixes images of a batch, or nothing of it is trained.
-            DivergedError: a gradient or weight is not finite.
+            DivergedError: a weight is not finite after the noise, which is all that it depends on.
         """
         refuse_mixing(model)
         load_weights(model, weights)
@@ -200,10 +201,7 @@ class PrivateSite:
         """One step's noisy mean gradient, float64 [parameters]."""
         settings = self._settings
         chosen = torch.from_numpy(self._source.chosen(self.samples, settings.sample_rate))
-        try:
-            total = clipped_sum(trained, inputs[chosen], self._labels[chosen], settings)
-        except DivergedError as error:
-            raise DivergedError(f"site {self._name!r}: {error}") from error
+        total = clipped_sum(trained, inputs[chosen], self._labels[chosen], settings)
         noise = self._source.rounded_normal(len(total), settings.noise_multiplier * 2.0**_GRID_BITS)
         unit = settings.clip_norm * 2.0**-_GRID_BITS
         expected = settings.sample_rate * self.samples
@@ -216,10 +214,10 @@ def clipped_sum(
     """Sum of the clipped gradients of single images, int64 [parameters], in grid units.
 
     `inputs` are [n, views, ...], `labels` int64 [n]; n may be 0. The order is that of the trainable
-    parameters. Multiply by `clip_norm` * 2**-24 for the gradient.
+    parameters. Multiply by `clip_norm` * 2**-24 for the gradient. An image whose gradient is not
+    finite adds nothing.
 
     Raises:
-        DivergedError: a gradient is not finite.
         SettingsError: nothing of the network is trained.
     """
     named = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -247,13 +245,13 @@ def clipped_sum(
 
 
 def _on_grid(gradients: NDArray[np.float64], clip_norm: float) -> NDArray[np.int64]:
-    """Clip rows, float64 [n, parameters], and cut them off to grid units, int64 of that shape."""
+    """Clip rows, float64 [n, parameters], and cut them off to grid units, int64 of that shape.
+
+    Rows that are not finite become zero.
+    """
     norms = np.linalg.norm(gradients, axis=1)
-    if not np.isfinite(norms).all():
-        raise DivergedError(
-            "the gradient of an image is not finite; lower the learning rate or check the images. "
-            "Nothing of this round was sent"
-        )
+    finite = np.isfinite(norms)[:, np.newaxis]
+    gradients, norms = np.where(finite, gradients, 0.0), np.where(finite[:, 0], norms, 0.0)
     factors = _SAFETY / np.maximum(norms, clip_norm) * 2.0**_GRID_BITS
     clipped: NDArray[np.int64] = np.trunc(gradients * factors[:, np.newaxis]).astype(np.int64)
     return clipped

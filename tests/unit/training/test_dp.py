@@ -238,11 +238,32 @@ def test_batch_norm_that_trains_is_refused_before_anything_is_spent() -> None:
     assert budget.history == ()
 
 
-def test_gradients_that_are_not_finite_are_not_sent() -> None:
-    images, labels = data()
-    images[3] = torch.nan
-    settings = replace(SETTINGS, sample_rate=1.0)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 3e38])
+def test_an_image_whose_gradient_is_not_finite_adds_nothing(value: float) -> None:
+    model, (images, labels) = small(), data()
+    others = [0, 1, 2, *range(4, 12)]
+    rest = clipped_sum(model, images[others].unsqueeze(1), labels[others], SETTINGS)
+    images[3] = value
+    whole = clipped_sum(model, images.unsqueeze(1), labels, replace(SETTINGS, physical_batch=12))
+    assert np.abs(whole - rest).max() < 100  # float32 sums in another order, as above
+    assert not clipped_sum(model, images[3:4].unsqueeze(1), labels[3:4], SETTINGS).any()
+
+
+def test_weights_chosen_by_the_coordinator_do_not_make_one_image_an_error() -> None:
+    """Whether a site answers would be a bit about an image, told without noise."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    weights = {name: torch.zeros_like(value) for name, value in weights_of(model).items()}
+    weights["1.weight"][1, 0] = 2e38
+    images, labels = torch.zeros(20, 1, 2, 2), torch.zeros(20, dtype=torch.int64)
+    images[7, 0, 0, 0] = 3.0
+    settings = replace(SETTINGS, sample_rate=1.0, steps=2)
     private = PrivateSite("a", images, labels, settings, Budget("a", LOOSE, None))
+    assert np.isfinite(private.step(model, weights).delta).all()
+
+
+def test_weights_that_are_not_finite_after_the_noise_are_not_sent() -> None:
+    private = site(replace(SETTINGS, learning_rate=1e38, steps=2, weight_decay=1.0))
     with pytest.raises(DivergedError, match=r"site 'a'.*not finite"):
         private.step(small(), weights_of(small()))
 
