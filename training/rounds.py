@@ -79,13 +79,21 @@ class Questions:
 Exchange = Callable[[Questions, Attendance], Iterable[tuple[str, bytes]]]
 """Ask the sites; yield the answers as they come, and enter who does not answer."""
 
+CheckFigures = Callable[[str, Mapping[str, float]], None]
+"""Raise RefusedMessageError if a site, by name, sends figures that it should not."""
+
 
 def secure_round(
-    context: Context, opening: bytes, exchange: Exchange, attendance: Attendance
+    context: Context,
+    opening: bytes,
+    exchange: Exchange,
+    attendance: Attendance,
+    check: CheckFigures | None = None,
 ) -> Aggregate:
     """Lead all sites of `context` through one aggregation.
 
-    A site whose message is refused has dropped out, like one that does not answer.
+    A site whose message, or whose figures (`check`), are refused has dropped out, like one that
+    does not answer.
 
     Raises:
         TooFewSitesError: fewer than the threshold are left; nothing is opened.
@@ -101,6 +109,8 @@ def secure_round(
             try:
                 if kind == Kind.MASKED:
                     figures, message = split_metrics(name, answer, conductor.answer_bytes)
+                    if check is not None:
+                        check(name, figures)
                     conductor.receive(name, message)
                     attendance.metrics[name] = figures
                 else:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from training.config import TrainingSettings
-from training.data import DataError, index_folder
+from training.data import CLASSES, DataError, index_folder
 from training.errors import (
     CheckpointError,
     DivergedError,
@@ -32,6 +32,7 @@ from training.federated import (
     lead,
 )
 from training.files import write_atomically
+from training.flower.figures import check_figures
 from training.flower.keys import tls_files
 from training.flower.members import Members, load_members, split_address
 from training.flower.replies import END, REASONS, Status
@@ -292,7 +293,7 @@ class Rounds:
                 else:
                     _enter(reply.name, payload, seen)
 
-        sums = secure_round(context, opening.encode(), exchange, attendance)
+        sums = secure_round(context, opening.encode(), exchange, attendance, check_figures)
         return RoundResult(
             applied(weights, sums.mean.astype(np.float32), self._names),
             sums.samples,
@@ -366,8 +367,12 @@ def _validation(
         raise SettingsError(str(error)) from error
     cohort, skipped = read_images(samples, settings.data, watch)
     present = {sample.label for sample in cohort.samples}
-    if len(present) < 2:
-        raise SettingsError(f"{folder} must hold images of several classes to validate on")
+    missing = [title for label, title in enumerate(CLASSES) if label not in present]
+    if missing:
+        raise SettingsError(
+            f"{folder} has no readable image of {', '.join(missing)}; the macro AUC that chooses "
+            f"the round needs all {len(CLASSES)} classes: add some, or do without --validation"
+        )
     report(f"{len(cohort.samples)} images to validate on, {len(skipped)} unreadable ones skipped")
     return cohort
 

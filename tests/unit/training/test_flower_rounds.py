@@ -20,6 +20,7 @@ from training.checkpoint import Progress, RoundRecord  # noqa: E402
 from training.errors import (  # noqa: E402
     CheckpointError,
     DivergedError,
+    RefusedMessageError,
     SettingsError,
     SiteLostError,
     TooFewSitesError,
@@ -33,6 +34,7 @@ from training.federated import (  # noqa: E402
 )
 from training.flower import coordinate, join  # noqa: E402
 from training.flower.coordinate import Request, Rounds, Session  # noqa: E402
+from training.flower.figures import check_figures  # noqa: E402
 from training.flower.finish import finish, with_privacy  # noqa: E402
 from training.flower.join import Host  # noqa: E402
 from training.flower.replies import END, Status  # noqa: E402
@@ -411,6 +413,60 @@ def test_the_coordinator_sees_epsilons_and_no_losses(private: Hospitals) -> None
     assert plain.hosts["elm"]._shared({"loss": 1.0, "learning_rate": 0.1}) == {}
 
 
+ALL_FIGURES = {
+    "epsilon_prv": 1.0,
+    "epsilon_rdp": 1.25,
+    "private_steps": 2.0,
+    "noise_multiplier": 1.0,
+    "clip_norm": 1.0,
+    "sample_rate": 0.3,
+    "epsilon": 8.0,
+    "delta": 1e-5,
+    "accountant": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"epsilon_prv": 1.0},
+        {"loss": 1.7e308},
+        {"loss": 0.5},
+        {**ALL_FIGURES, "loss": 0.5},
+        {**ALL_FIGURES, "epsilon_prv": -1.0},
+        {**ALL_FIGURES, "epsilon_rdp": 1e300},
+        {**ALL_FIGURES, "private_steps": 2.5},
+        {**ALL_FIGURES, "private_steps": 0.0},
+        {**ALL_FIGURES, "accountant": 0.5},
+        {**ALL_FIGURES, "delta": 1.0},
+        {**ALL_FIGURES, "sample_rate": 2.0},
+        {**ALL_FIGURES, "clip_norm": 1e300},
+    ],
+)
+def test_figures_that_are_not_those_of_privacy_lose_a_site_its_round(
+    figures: dict[str, float], hospitals: Hospitals
+) -> None:
+    """The log, the line and the card are written from what passes."""
+    wire = Wire(hospitals)
+    wire.hosts["oak"]._member._shared = lambda metrics: figures
+    run = Run(hospitals, wire)
+    progress = Progress(run.weights, run.weights)
+    lines: list[str] = []
+    with keeping(run.settings, progress, run.output, "print", lines.append) as kept:
+        run_rounds(run.settings, progress, run.rounds.play, NAMES, run.model, None, kept)
+    assert [kept.sites for kept in progress.records] == [["elm", "yew"]] * 2
+    assert [kept.metrics for kept in progress.records] == [{"elm": {}, "yew": {}}] * 2
+    assert all("lost oak" in line for line in lines)
+    with pytest.raises(RefusedMessageError, match="'oak'.*not those of privacy"):
+        check_figures("oak", figures)
+
+
+def test_figures_that_a_site_makes_are_taken(private: Hospitals) -> None:
+    check_figures("oak", {})
+    check_figures("oak", ALL_FIGURES)
+    assert Run(private, Wire(private)).play(0).sites == NAMES
+
+
 def record(metrics: dict[str, dict[str, float]], sites: list[str]) -> RoundRecord:
     return RoundRecord(1, None, None, None, 9, 1.0, sites, [], [], metrics)
 
@@ -461,6 +517,27 @@ def test_without_images_to_validate_on_the_last_round_is_published(private: Hosp
     assert "budgets" not in json.dumps([manifest, log])
     for name in ("model.onnx", "card.md", "curves.png"):
         assert (run.output / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("taken", "title"), [("bacteria", "bacterial pneumonia"), ("virus", "viral pneumonia")]
+)
+def test_every_class_is_needed_to_validate_on(
+    taken: str, title: str, hospitals: Hospitals, tmp_path: Path
+) -> None:
+    for path in hospitals.validation.glob(f"PNEUMONIA/*{taken}*"):
+        path.unlink()
+    output = tmp_path / "output"
+    request = Request(
+        hospitals.run,
+        hospitals.members_file,
+        hospitals.coordinator_keys,
+        output,
+        validation=hospitals.validation,
+    )
+    with pytest.raises(SettingsError, match=f"no readable image of {title};.*--validation"):
+        coordinate.coordinate(request, print, watch)
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"run": 1, "session": "zz"}'])
