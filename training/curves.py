@@ -36,7 +36,7 @@ def draw(records: Sequence[RoundRecord], path: Path) -> None:
         points = [
             (record.number, record.metrics[name]["epsilon_prv"])
             for record in records
-            if name in record.metrics
+            if "epsilon_prv" in record.metrics.get(name, {})
         ]
         axes[2].plot(*zip(*points, strict=True), label=name)
     if private:

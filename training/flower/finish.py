@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,16 @@ def finish(
     draw(progress.records, output / CURVES_FILE)
     stated = with_privacy(settings, progress.records)
     if stated.privacy is None and any(_reports_privacy(record) for record in progress.records):
-        report("not all sites trained privately, so the card promises no privacy")
+        report(
+            "not every site reports privacy in all its rounds, on one budget that counts on: the "
+            "card promises no privacy"
+        )
+    changed = _changed(stated, progress.records)
+    if changed:
+        report(
+            f"{', '.join(changed)} changed the settings of privacy between rounds; the card states "
+            "the weakest"
+        )
     chosen_by = "last round" if validation is None else "validation"
     publication = publish(
         export_ready(outcome.model),
@@ -76,15 +86,13 @@ def finish(
 
 
 def with_privacy(settings: TrainingSettings, records: list[RoundRecord]) -> TrainingSettings:
-    """The settings with the privacy that the sites report, if every site that trained does.
+    """The settings with the privacy that the sites report, if every site does in all its rounds.
 
-    The coordinator sets no site's privacy and cannot check what is reported.
+    Where a site changed its settings between rounds, the weakest of them are stated. The
+    coordinator sets no site's privacy and cannot check what is reported.
     """
-    by_site: dict[str, Mapping[str, float]] = {}
     trained = {name for record in records for name in record.sites}
-    for record in records:
-        by_site |= {name: metrics for name, metrics in record.metrics.items() if name in trained}
-    stated = {name: privacy_of(metrics) for name, metrics in by_site.items()}
+    stated = {name: _stated(name, records) for name in sorted(trained)}
     sites = {name: privacy for name, privacy in stated.items() if privacy is not None}
     if not trained or set(sites) != trained:
         return settings
@@ -94,6 +102,46 @@ def with_privacy(settings: TrainingSettings, records: list[RoundRecord]) -> Trai
         for name, privacy in sites.items()
     }
     return settings.model_copy(update={"privacy": common.model_copy(update={"sites": own})})
+
+
+def _stated(name: str, records: list[RoundRecord]) -> PrivacySettings | None:
+    """The weakest settings that a site reports, or None if its last figures do not cover all.
+
+    They do if it reports in every round whose sum it is in, on one budget that counts on. Without
+    that, its last epsilon says nothing about the earlier rounds.
+    """
+    figures = [record.metrics.get(name, {}) for record in records if name in record.sites]
+    reported = [privacy_of(each) for each in figures]
+    settings = [privacy for privacy in reported if privacy is not None]
+    if len(settings) < len(figures):
+        return None
+    steps = [each["private_steps"] for each in figures]
+    budgets = {(each.epsilon, each.delta, each.accountant) for each in settings}
+    if len(budgets) > 1 or any(later <= earlier for earlier, later in pairwise(steps)):
+        return None
+    return settings[-1].model_copy(
+        update={
+            "noise_multiplier": min(each.noise_multiplier for each in settings),
+            "clip_norm": max(each.clip_norm for each in settings),
+            "sample_rate": max(each.sample_rate for each in settings),
+        }
+    )
+
+
+def _changed(stated: TrainingSettings, records: list[RoundRecord]) -> list[str]:
+    """The sites whose reported settings are not those that are stated, in some round."""
+    if stated.privacy is None:
+        return []
+    changed = set()
+    for record in records:
+        for name in record.sites:
+            reported, own = privacy_of(record.metrics[name]), stated.privacy.of(name)
+            if reported is None or any(
+                getattr(reported, key) != getattr(own, key)
+                for key in ("noise_multiplier", "clip_norm", "sample_rate")
+            ):
+                changed.add(name)
+    return sorted(changed)
 
 
 def _reports_privacy(record: RoundRecord) -> bool:

@@ -457,7 +457,7 @@ def test_figures_that_are_not_those_of_privacy_lose_a_site_its_round(
     assert [kept.sites for kept in progress.records] == [["elm", "yew"]] * 2
     assert [kept.metrics for kept in progress.records] == [{"elm": {}, "yew": {}}] * 2
     assert all("lost oak" in line for line in lines)
-    with pytest.raises(RefusedMessageError, match="'oak'.*not those of privacy"):
+    with pytest.raises(RefusedMessageError, match=r"'oak'.*not those of privacy"):
         check_figures("oak", figures)
 
 
@@ -489,6 +489,62 @@ def test_the_card_promises_privacy_if_every_site_that_trained_does(private: Hosp
     assert with_privacy(run.settings, [record(only_two, ["elm", "oak"])]).privacy is not None
     assert with_privacy(run.settings, [record(only_two, list(NAMES))]).privacy is None
     assert with_privacy(run.settings, []).privacy is None
+
+
+def test_the_card_promises_privacy_if_every_site_reports_it_in_all_its_rounds(
+    hospitals: Hospitals,
+) -> None:
+    settings = load_run(hospitals.run, hospitals.members)
+    first = dict.fromkeys(NAMES, ALL_FIGURES)
+    second = {name: {**ALL_FIGURES, "private_steps": 4.0} for name in NAMES}
+
+    def stated(*rounds: dict[str, dict[str, float]]) -> Any:
+        return with_privacy(settings, [record(each, list(each)) for each in rounds]).privacy
+
+    assert stated(first, second) is not None
+    assert stated({**first, "oak": {}}, second) is None
+    assert stated(first, {**second, "oak": {}}) is None
+    absent = {name: figures for name, figures in first.items() if name != "oak"}
+    assert stated(absent, second) is not None
+    # A budget that begins anew, or allows something else, does not cover the rounds before.
+    assert stated(first, {**second, "oak": ALL_FIGURES}) is None
+    for change in ({"delta": 1e-6}, {"epsilon": 9.0}, {"accountant": 0.0}):
+        assert stated(first, {**second, "oak": {**second["oak"], **change}}) is None
+    # Other settings on the same budget: the weakest of each, whichever came first.
+    strong = {"noise_multiplier": 3.0, "sample_rate": 0.1, "clip_norm": 0.5}
+    for rounds in (
+        (first, {**second, "oak": {**second["oak"], **strong}}),
+        ({**first, "oak": {**ALL_FIGURES, **strong}}, second),
+    ):
+        own = stated(*rounds).of("oak")
+        assert (own.noise_multiplier, own.sample_rate, own.clip_norm) == (1.0, 0.3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"noise_multiplier": 3.0}, "oak changed the settings of privacy between rounds"),
+        ({"delta": 1e-6}, "the card promises no privacy"),
+        (None, "the card promises no privacy"),
+    ],
+)
+def test_what_becomes_of_privacy_that_changes_is_said(
+    change: dict[str, float] | None, line: str, hospitals: Hospitals
+) -> None:
+    settings = load_run(hospitals.run, hospitals.members)
+    model = build_network(settings)
+    first = dict.fromkeys(NAMES, ALL_FIGURES)
+    if change is None:
+        first["oak"] = {}
+    second = {name: {**ALL_FIGURES, "private_steps": 4.0} for name in NAMES}
+    second["oak"] |= change or {}
+    rounds = [record(each, list(NAMES)) for each in (first, second)]
+    progress = Progress(weights_of(model), weights_of(model), 2, records=rounds)
+    lines: list[str] = []
+    outcome = Outcome(model.eval(), progress, "all rounds done")
+    result = finish(settings, outcome, None, hospitals.root, lines.append)
+    assert result["private"] is (change is not None and "delta" not in change)
+    assert any(line in said for said in lines)
 
 
 # -- a whole run ------------------------------------------------------------------------------
