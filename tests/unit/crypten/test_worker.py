@@ -283,3 +283,23 @@ def test_another_release_of_crypten_is_refused(
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.5.0")
     with pytest.raises(ConfigError, match=r"works with crypten 0.4.1, .* has 0.5.0"):
         Worker(1.0)
+
+
+@pytest.mark.parametrize("bits", [58, 60, 62])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_truncating_share_by_share_fails_as_often_as_the_compiler_says(
+    crypten: None, bits: int, sign: int
+) -> None:
+    """|v| / 2^64 of the values are off by 2^48, the others by a unit at most."""
+    import torch
+
+    count, value = 20_000, sign * (1 << bits)
+    words = streams("both").words(0, "truncation", (count,), np.uint64)
+    one = torch.from_numpy(words.view(np.int64))
+    other = value - one
+    quotient = one.div(1 << 16, rounding_mode="trunc") + other.div(1 << 16, rounding_mode="trunc")
+    errors = (quotient - value // (1 << 16)).abs()
+    gross = errors > 1
+    assert (errors[gross] - (1 << 48)).abs().max() <= 1
+    expected = abs(value) / 2.0**64
+    assert abs(float(gross.float().mean()) - expected) < 6 * np.sqrt(expected / count)
