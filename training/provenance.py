@@ -60,7 +60,8 @@ class SiteRecord:
 class Provenance:
     """Settings and course of a training.
 
-    `images` are those that the last round was averaged over; None if nobody counted.
+    `images` are those trained on. Where only sums are known, they are those behind the last sum up
+    to the chosen round; None if nobody counted.
     """
 
     settings: TrainingSettings
@@ -122,14 +123,18 @@ def provenance_of(
             counts = Counter(sample.label for sample in known)
             by_class = {title: counts[label] for label, title in enumerate(CLASSES)}
         sites.append(SiteRecord(name, None if known is None else len(known), by_class, loss))
+    chosen_round = progress.best_round if chosen_by == "validation" else len(records)
+    # A round whose sum did not come out has none, and leaves the weights as they were.
+    summed = (record.samples for record in reversed(records[:chosen_round]) if record.samples)
+    images = next(summed, None) if samples is None else sum(map(len, samples.values()))
     return Provenance(
         settings=settings,
         sites=tuple(sites),
         rounds=len(records),
-        chosen_round=progress.best_round if chosen_by == "validation" else len(records),
+        chosen_round=chosen_round,
         chosen_by=chosen_by,
         stopped=stopped,
-        images=records[-1].samples if samples is None else sum(map(len, samples.values())),
+        images=images,
         placement=placement,
     )
 

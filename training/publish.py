@@ -43,7 +43,7 @@ from training.manifest import (
     read_manifest,
 )
 from training.pictures import CALIBRATION_FILE, CONFUSION_FILE, ROC_FILE, pictures
-from training.provenance import Provenance
+from training.provenance import Placement, Provenance
 
 if TYPE_CHECKING:
     import onnx
@@ -115,14 +115,16 @@ def publish(
         images = validation.images[np.unique(spread)]
     exported = export(network, normalise(images, *pixels), provenance.settings.output.weights)
     content = exported.model.SerializeToString()
-    chose = provenance.chosen_by == "validation"
-    evaluations, metrics = _measure(exported.model, pixels, validation, test, chose)
+    notes = _notes(provenance.chosen_by == "validation", provenance.placement)
+    evaluations, metrics = _measure(exported.model, pixels, validation, test, notes)
     if "test" in metrics and test is not None and patients is not None and not provenance.private:
         metrics["test"]["unseen_numbers"] = _unseen(evaluations["test"], test, patients)
     manifest = build_manifest(
         exported, hashlib.sha256(content).hexdigest(), provenance, pixels, metrics
     )
-    manifest["training_data"]["changes"] = _changes(provenance.settings, validation)
+    manifest["training_data"]["changes"] = _changes(
+        provenance.settings, validation if provenance.placement == "one process" else None
+    )
     return _write(folder, manifest, evaluations, content)
 
 
@@ -132,7 +134,8 @@ def publish_again(folder: Path, data: Path) -> Publication:
     The validation set is cut as its manifest says that training did.
 
     Raises:
-        SettingsError: the folder is not complete, or the images are not there.
+        SettingsError: the folder is not complete, the images are not there, or the model was
+            trained across machines, whose images are in no one folder.
     """
     manifest = read_manifest(folder)
     try:
@@ -140,6 +143,7 @@ def publish_again(folder: Path, data: Path) -> Publication:
         settings = DataSettings.model_validate(training["settings"]["data"])
         seed, chose = training["settings"]["seed"], training["chosen_by"] == "validation"
         private, onnx_file = training["private"], folder / manifest["onnx"]
+        placement: Placement = training["placement"]
         pixels = preprocessing["mean"][0], preprocessing["std"][0]
         fits = sha256_of(onnx_file) == manifest["sha256"]
     except (KeyError, TypeError, ValueError, OSError) as error:
@@ -151,11 +155,17 @@ def publish_again(folder: Path, data: Path) -> Publication:
         raise SettingsError(
             f"{onnx_file} is not the file that its manifest describes; restore one of the two"
         )
+    if placement != "one process":
+        raise SettingsError(
+            f"{folder} was trained across machines: the images that chose its round were the "
+            "coordinator's, and are not cut from a training folder; its figures stay as they are"
+        )
     intake = read_folder(data, settings, seed)
     test, reason = read_test(data, settings)
     if test is None:
         raise SettingsError(f"the model cannot be measured anew: {reason}")
-    evaluations, metrics = _measure(onnx_file, pixels, intake.validation, test, chose)
+    notes = _notes(chose, placement)
+    evaluations, metrics = _measure(onnx_file, pixels, intake.validation, test, notes)
     if not private:
         patients = patients_of(intake.training, intake.validation)
         metrics["test"]["unseen_numbers"] = _unseen(evaluations["test"], test, patients)
@@ -181,18 +191,24 @@ def patients_of(*cohorts: Cohort) -> frozenset[str]:
     return frozenset(sample.patient for cohort in cohorts for sample in cohort.samples)
 
 
+def _notes(chose: bool, placement: Placement) -> dict[str, str]:
+    """What each set of images is, and what it was used for."""
+    cut = "cut from the training folder by patient"
+    own = "the coordinator's own images, of no site"
+    return {
+        "validation": f"{cut if placement == 'one process' else own}; "
+        + ("chose the round, so its figures flatter a little" if chose else "chose nothing"),
+        "test": "the test folder; read when all was chosen, and chose nothing",
+    }
+
+
 def _measure(
     model: onnx.ModelProto | Path,
     pixels: tuple[float, float],
     validation: Cohort | None,
     test: Cohort | None,
-    chose: bool,
+    notes: Mapping[str, str],
 ) -> tuple[dict[str, Evaluation], dict[str, dict[str, Any]]]:
-    notes = {
-        "validation": "cut from the training folder by patient; "
-        + ("chose the round, so its figures flatter a little" if chose else "chose nothing"),
-        "test": "the test folder; read when all was chosen, and chose nothing",
-    }
     cohorts = {"validation": validation, "test": test}
     evaluations = {
         name: evaluate_logits(run_on(model, cohort.images, *pixels), cohort.samples)

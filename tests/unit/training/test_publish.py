@@ -98,6 +98,10 @@ def progress_of(settings: TrainingSettings, rounds: int = 2) -> Progress:
     return Progress({}, {}, best_round=1, best_auc=0.5, records=records)
 
 
+def with_samples(records: list[RoundRecord], samples: tuple[int, ...]) -> list[RoundRecord]:
+    return [replace(record, samples=n) for record, n in zip(records, samples, strict=True)]
+
+
 def provenance(settings: TrainingSettings, intake: Intake) -> Provenance:
     samples = sites_of(settings, intake.training.samples)
     return provenance_of(settings, progress_of(settings), "all rounds done", samples)
@@ -245,6 +249,43 @@ def test_without_images_nothing_is_claimed(tmp_path: Path) -> None:
     assert "Not measured on any image" in card
     assert "roc.png" not in card
     assert Manifest.load(tmp_path).metrics == {}
+
+
+def test_of_images_at_sites_nothing_is_inferred_from_those_of_the_coordinator(
+    data: Path, tmp_path: Path
+) -> None:
+    settings = settings_of()
+    progress = progress_of(settings, 3)
+    progress.best_round = 2
+    progress.records = with_samples(progress.records, (60, 40, 20))
+    record = provenance_of(settings, progress, "all rounds done", placement="several machines")
+    validation = read(data, settings).validation
+    network = export_ready(build_network(settings))
+    done = publish(network, record, PIXELS, tmp_path, validation=validation)
+    used = done.manifest["training_data"]
+    assert "stored with" not in used["changes"]
+    assert f"stretched to {SIZE}x{SIZE}" in used["changes"]
+    assert used["images"] == 40
+    note = done.manifest["metrics"]["validation"]["note"]
+    assert note.startswith("the coordinator's own images, of no site; chose the round")
+    card = (tmp_path / "card.md").read_text()
+    assert note in card
+    assert "cut from the training folder" not in card
+    with pytest.raises(SettingsError, match="across machines"):
+        publish_again(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("samples", "images"), [((60, 0), 60), ((60, 40), 40), ((0, 40), 40), ((0, 0), None)]
+)
+def test_a_round_whose_sum_did_not_come_out_has_no_images(
+    samples: tuple[int, int], images: int | None
+) -> None:
+    settings = settings_of()
+    progress = progress_of(settings)
+    progress.records = with_samples(progress.records, samples)
+    made = provenance_of(settings, progress, "all rounds done", chosen_by="last round")
+    assert made.images == images
 
 
 def test_ranges_stay_with_the_file_they_were_measured_on(
