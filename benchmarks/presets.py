@@ -48,7 +48,7 @@ def full() -> list[Case]:
         if name in PEER_MODELS or not model.made:
             cases += [
                 Case(model, engine, LOOPBACK, inferences=_PEER_INFERENCES)
-                for engine in ("crypten", "crypten-stock")
+                for engine in ("crypten", "crypten-stock", "spu")
             ]
     busy = choose("resnet18")
     cases += [

@@ -135,13 +135,15 @@ def _ratios(results: Sequence[Record]) -> str:
                         _ratio(own["images_per_second"], peer["images_per_second"]),
                     ]
                 )
-    titles = ["online", "online bytes", "rounds", "one-way delays", "online + offline"]
+    titles = ["online", "online bytes", "rounds", "one-way delays", "offline + load + online"]
     head = ["model", "engines", "network", *titles, "CPU, all parties", "images/s"]
     return table(head, rows) if rows else ""
 
 
 def _total_seconds(record: Record) -> float:
-    return float(record["online_seconds_median"] + (record["offline_seconds_median"] or 0.0))
+    """Of everything that one inference takes, whenever it is done."""
+    parts = ("offline_seconds_median", "load_seconds_median", "online_seconds_median")
+    return float(sum(record[part] or 0.0 for part in parts))
 
 
 def _ratio(above: float | None, below: float | None) -> str:

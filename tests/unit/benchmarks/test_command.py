@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from benchmarks.command import main
 from benchmarks.models import MADE, shipped, usual
 from benchmarks.plots import draw
 from benchmarks.record import Part
+from tests.conftest import Command
 from tests.unit.benchmarks.reports import gate, report, result, stock, traffic
 
 Bench = Callable[..., tuple[int, str, str]]
@@ -58,17 +60,29 @@ def test_usage(bench: Bench, words: list[str]) -> None:
     assert bench(*words)[0] == 2
 
 
-def test_the_product_starts_the_harness() -> None:
-    """`radiopaque bench` becomes the harness; its options and exit codes are the harness's."""
+def test_the_product_starts_the_harness_of_its_checkout(tmp_path: Path) -> None:
+    """`radiopaque bench` becomes the harness, whatever package of its name the folder here has."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-m", "radiopaque", "bench", "--device", "tpu"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert done.returncode == 2
     assert done.stderr == "BenchmarkError: there is no device 'tpu'; choose cpu or cuda\n"
+
+
+def test_without_a_checkout(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("radiopaque.__file__", "/nowhere/radiopaque/__init__.py")
+    code, error = command("bench")
+    assert (code, error["error"]) == (2, "ConfigError")
+    assert "run this from a checkout" in error["message"]
 
 
 def test_compare_and_show(bench: Bench, tmp_path: Path) -> None:
@@ -112,6 +126,7 @@ def test_presets_hold_what_is_promised() -> None:
         assert has(name, "onnxruntime")
     for name in ("resnet18", "resnet18-average", "lenet"):
         assert has(name, "crypten-stock")
+        assert has(name, "spu")
     for name in ("resnet18", "resnet50"):
         assert all(has(name, "compiled-32", size=size) for size in (64, 128, 224, 320, 448))
     assert {case.concurrency for case in full} >= {1, 2, 4}
