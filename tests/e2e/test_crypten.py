@@ -172,7 +172,7 @@ def test_the_commands_and_the_report(
     (result,) = answer["results"]
     assert result["engine"] == "crypten"
     assert sum(result["probabilities"]) == pytest.approx(1.0)
-    assert any("CrypTen" in warning and "wrong" in warning for warning in result["warnings"])
+    assert any("CrypTen" in warning and "gross error" in warning for warning in result["warnings"])
     page = next((tmp_path / "reports").glob("*.html")).read_text()
     assert "computed under CrypTen" in page
 
