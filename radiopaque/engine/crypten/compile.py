@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from radiopaque.engine.crypten.encoding import encode_plan
 from radiopaque.engine.crypten.frontend import Floats, Translated, translate
 from radiopaque.engine.crypten.plan import CryptenPlan, validate
-from radiopaque.engine.crypten.process import Setup, Task, Worker
+from radiopaque.engine.crypten.process import Job, Setup, Worker
 from radiopaque.engine.crypten.program import Program
 from radiopaque.engine.crypten.tuples import Request, TupleKind
 from radiopaque.errors import ManifestError, UnsupportedModelError
@@ -88,7 +88,7 @@ def compile_crypten(
 def _trace(program: Program, translated: Translated, image: Floats) -> dict[str, Any]:
     bare = encode_plan(CryptenPlan("trace", "1", program, ()))
     setup = Setup(
-        Task.TRACE, bytes(ID_BYTES), bytes(DIGEST_BYTES), SecretKey(bytes(KEY_BYTES)), bare
+        Job.TRACE, bytes(ID_BYTES), bytes(DIGEST_BYTES), SecretKey(bytes(KEY_BYTES)), bare
     )
     arrays = [translated.constants[number] for number, _ in program.constant_shapes()]
     with Worker(TRACE_SECONDS) as worker:

@@ -38,7 +38,7 @@ _MODULE: Final = "radiopaque.engine.crypten.worker"
 _NEEDED: Final = ("torch", "omegaconf", "yaml", "crypten")
 
 
-class Task(IntEnum):
+class Job(IntEnum):
     """What a worker is for. The first two are CrypTen's ranks."""
 
     MODEL_OWNER = 0
@@ -50,7 +50,7 @@ class Task(IntEnum):
 class Setup:
     """What a worker is told before it starts."""
 
-    task: Task
+    job: Job
     session: bytes
     plan_digest: bytes
     key: SecretKey = field(repr=False)
@@ -58,13 +58,13 @@ class Setup:
 
     def encode(self) -> bytes:
         """The SETUP record; it holds the key, so it goes to the worker and nowhere else."""
-        return _SETUP.pack(self.task, self.session, self.plan_digest, self.key.reveal()) + self.plan
+        return _SETUP.pack(self.job, self.session, self.plan_digest, self.key.reveal()) + self.plan
 
     @classmethod
     def decode(cls, data: bytes | bytearray) -> Setup:
         """The inverse, in the worker."""
-        task, session, digest, key = _SETUP.unpack_from(data)
-        return cls(Task(task), session, digest, SecretKey(key), bytes(data[_SETUP.size :]))
+        job, session, digest, key = _SETUP.unpack_from(data)
+        return cls(Job(job), session, digest, SecretKey(key), bytes(data[_SETUP.size :]))
 
 
 def check_installed() -> None:
@@ -93,15 +93,21 @@ class Worker:
     def __init__(self, seconds: float) -> None:
         check_installed()
         own, other = socket.socketpair()
-        with other:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module, no input
-                [sys.executable, "-P", "-m", _MODULE, str(other.fileno())],
-                pass_fds=(other.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
         self._pipe = Pipe(own, seconds)
+        with other:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - our own module, no input
+                    [sys.executable, "-P", "-m", _MODULE, str(other.fileno())],
+                    pass_fds=(other.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            except OSError as error:
+                self._pipe.close()
+                raise EngineError(
+                    f"cannot start a process for CrypTen: {error.strerror}; free some memory"
+                ) from error
 
     @property
     def pid(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radiopaque.engine.crypten.plan import CryptenPlan
-from radiopaque.engine.crypten.process import Setup, Task, Worker
+from radiopaque.engine.crypten.process import Job, Setup, Worker
 from radiopaque.errors import EngineError, TensorError
 from radiopaque.gates.base import Raw
 from radiopaque.prg import SecretKey
@@ -56,7 +56,7 @@ class DataOwnerCrypten:
         self._worker = worker
         self._plan = plan
         self._session = session
-        self._setup = Setup(Task.DATA_OWNER, session, digest, key_d, encoded)
+        self._setup = Setup(Job.DATA_OWNER, session, digest, key_d, encoded)
 
     def infer(self, images: NDArray[np.floating], channel: Channel) -> NDArray[np.float64]:
         """The network's outputs for preprocessed images. Runs once: the worker ends with it.
@@ -93,7 +93,7 @@ class ModelOwnerCrypten:
     ) -> None:
         self._worker = worker
         self._session = session
-        worker.start(Setup(Task.MODEL_OWNER, session, digest, key_o, encoded), constants)
+        worker.start(Setup(Job.MODEL_OWNER, session, digest, key_o, encoded), constants)
         key_o.erase()
 
     def run(self, channel: Channel, corrections: Iterable[tuple[int, Raw]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from radiopaque.engine.crypten.pipe import Pipe, Record
-from radiopaque.engine.crypten.process import Setup, Task, Worker
+from radiopaque.engine.crypten.process import Job, Setup, Worker
 from radiopaque.engine.crypten.tuples import Halves, Request, TupleKind, data_owner_half
 from radiopaque.errors import ConfigError, DeadlineError, EngineError, PlanError
 from radiopaque.prg import SecretKey, Streams
@@ -225,10 +226,10 @@ def test_the_pipe_ends_and_times_out() -> None:
 
 
 def test_a_key_does_not_print() -> None:
-    setup = Setup(Task.DATA_OWNER, bytes(16), bytes(32), KEY, b"plan")
+    setup = Setup(Job.DATA_OWNER, bytes(16), bytes(32), KEY, b"plan")
     assert KEY.reveal().hex() not in repr(setup)
     again = Setup.decode(setup.encode())
-    assert (again.task, again.plan, again.key.reveal()) == (setup.task, b"plan", KEY.reveal())
+    assert (again.job, again.plan, again.key.reveal()) == (setup.job, b"plan", KEY.reveal())
 
 
 def alive(pid: int) -> bool:
@@ -245,7 +246,7 @@ def test_leaving_a_worker_ends_it_whatever_it_does(crypten: None) -> None:
         pid = worker.pid
         assert alive(pid)
         # what it cannot understand it reports, and goes
-        worker.start(Setup(Task.DATA_OWNER, bytes(16), bytes(32), KEY, b"no plan"), [])
+        worker.start(Setup(Job.DATA_OWNER, bytes(16), bytes(32), KEY, b"no plan"), [])
         with pytest.raises(PlanError, match="not a plan"):
             worker.serve()
     assert not alive(pid)
@@ -283,6 +284,17 @@ def test_another_release_of_crypten_is_refused(
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.5.0")
     with pytest.raises(ConfigError, match=r"works with crypten 0.4.1, .* has 0.5.0"):
         Worker(1.0)
+
+
+def test_a_worker_that_cannot_be_started(crypten: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    with pytest.raises(EngineError, match="cannot start a process for CrypTen: Cannot allocate"):
+        Worker(1.0)
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize("bits", [58, 60, 62])

@@ -53,13 +53,7 @@ class Source(Protocol):
         ...
 
 
-def install(
-    communicator: Any,
-    provider: Any,
-    sources: dict[str, Source],
-    *,
-    forbid_torch_random: bool = True,
-) -> None:
+def install(communicator: Any, provider: Any, sources: dict[str, Source]) -> None:
     """Make CrypTen use this communicator, tuple provider and randomness. Once in a process.
 
     ``sources``: "prev", "next" and "local", as CrypTen names its generators.
@@ -79,10 +73,9 @@ def install(
         crypten.generators[name] = {_CPU: source}
     # Dropout's masks, in training alone, come from here.
     crypten.generators["global"] = {}
-    if forbid_torch_random:
-        # Whatever else might draw would not be cryptographic: it ends the session instead.
-        for name in ("rand", "randint", "randn", "randperm", "normal", "bernoulli", "multinomial"):
-            setattr(torch, name, _refuse_random)
+    # Whatever else might draw would not be cryptographic: it ends the session instead.
+    for name in ("rand", "randint", "randn", "randperm", "normal", "bernoulli", "multinomial"):
+        setattr(torch, name, _refuse_random)
 
 
 def _ring_elements(

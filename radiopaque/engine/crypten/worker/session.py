@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from radiopaque.engine.crypten.encoding import decode_plan
 from radiopaque.engine.crypten.pipe import Pipe, Record
 from radiopaque.engine.crypten.plan import CryptenPlan
-from radiopaque.engine.crypten.process import MAX_SETUP_BYTES, Setup, Task
+from radiopaque.engine.crypten.process import MAX_SETUP_BYTES, Job, Setup
 from radiopaque.engine.crypten.tuples import (
     Halves,
     Request,
@@ -60,11 +60,11 @@ def run(pipe: Pipe) -> None:
     shapes = [shape for _, shape in plan.program.constant_shapes()]
     image = plan.program.input_shape
     with crypten.no_grad(), torch.no_grad():
-        if setup.task is Task.TRACE:
+        if setup.job is Job.TRACE:
             *constants, image_array = _arrays(pipe, [*shapes, image])
             report = trace(plan.program, image_array, constants)
             pipe.write(Record.RESULT, 0, json.dumps(report).encode())
-        elif setup.task is Task.MODEL_OWNER:
+        elif setup.job is Job.MODEL_OWNER:
             constants = _arrays(pipe, shapes)
             _serve(pipe, plan, setup, None, constants)
             pipe.write(Record.RESULT)
@@ -91,7 +91,7 @@ def _serve(
     constants: Sequence[Floats] | None,
 ) -> NDArray[np.float64]:
     """The inference at one rank; the outputs at rank 1, nothing at rank 0."""
-    rank = int(setup.task)
+    rank = int(setup.job)
     wire = PipeWire(pipe)
     common = _common_key(rank, wire)
     digest, session = setup.plan_digest, setup.session
