@@ -30,7 +30,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from radiopaque.errors import SessionStateError
 
-PROTOCOL_VERSION: Final = b"radiopaque/1"
+PROTOCOL_VERSION: Final = b"radiopaque/2"
 SALT: Final = b"radiopaque/1 stream key"
 KEY_BYTES: Final = 32
 ID_BYTES: Final = 16
@@ -110,20 +110,28 @@ class Streams:
         self._role: Role = role
 
     def words(
-        self, gate: int, quantity: str, shape: tuple[int, ...], dtype: DTypeLike
+        self,
+        gate: int,
+        quantity: str,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        out: NDArray[np.unsignedinteger] | None = None,
     ) -> NDArray[np.unsignedinteger]:
         """The whole stream as an array of unsigned words of this shape.
 
-        Raises OverflowError for a stream of more than 256 GiB.
+        It is written into ``out`` if given, contiguous and of that shape and dtype. Raises
+        OverflowError for a stream of more than 256 GiB.
         """
         word = np.dtype(dtype).newbyteorder("<")
         size = prod(shape) * word.itemsize
         if size > MAX_STREAM_BYTES:
             raise OverflowError(f"stream {quantity!r} of gate {gate} would need {size} bytes")
-        out = np.empty(shape, word)
+        words = np.empty(shape, word) if out is None else out.view(word)
         if size:
-            self._fill(gate, quantity, out.reshape(-1).view(np.uint8).data)
-        return out.astype(np.dtype(dtype), copy=False)
+            self._fill(gate, quantity, words.reshape(-1).view(np.uint8).data)
+        if not word.isnative:
+            words.byteswap(inplace=True)
+        return words.view(dtype)
 
     def _fill(self, gate: int, quantity: str, out: memoryview) -> None:
         info = stream_info(self._plan_digest, self._context, self._role, gate, quantity)

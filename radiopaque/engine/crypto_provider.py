@@ -54,11 +54,6 @@ def deal(inputs: DealInputs) -> Iterator[Frame]:
         masks[site.number] = dealt.mask
         for value in freed[site.number]:
             del masks[value]
-        if dealt.corrections:
-            region = np.concatenate(
-                [
-                    np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-                    for part in dealt.corrections
-                ]
-            )
+        if dealt.corrections is not None:
+            region = dealt.corrections.reshape(-1).view(np.uint8)
             yield from region_frames(session, site.number, Kind.CORRECTION, region)

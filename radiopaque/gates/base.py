@@ -127,7 +127,7 @@ class Dealt:
     """Result of dealing one gate: the output's mask where known, the model owner's corrections."""
 
     mask: RingArray | None = field(repr=False)
-    corrections: Sequence[NDArray[Any]] = field(default=(), repr=False)
+    corrections: NDArray[Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class LinearGate(Gate):
                 "know; the plan needs a Remask before it: compile the model again"
             )
         product = context.maps[site.number](mask)
-        return Dealt(None, [product - _share(context.data_owner, site)])
+        product -= _share(context.data_owner, site)
+        return Dealt(None, product)
 
     def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
         product = context.maps[site.number](masks[0])

@@ -4,9 +4,10 @@ Let alpha = y^ >> s (opened to both, s low bits withheld), a its top bit; r' = r
 bit, n the bits below. c = [alpha_low < r'_low]; d = 1 xor a xor beta xor c is 1 where y >= 0. With
 u = r' - (1-a) v and v = beta 2^(opened_bits - s), z = d (alpha - u).
 
-The comparison needs no circuit: the n bits are cut into chunks of 6, and each chunk's "less" and
-"equal" are one-bit look-ups in XOR-shared 64-entry truth tables (level 1); their masked results
-index one XOR-shared table (level 2) that holds d masked by rho.
+The comparison needs no circuit: the n bits are cut into chunks of 6, and each chunk's "less" is a
+one-bit look-up in an XOR-shared 64-entry truth table (level 1), its "equal" the XOR of two
+neighbouring entries; their masked results index one XOR-shared table (level 2) that holds d masked
+by rho.
 
 Online:
   1. O -> D  OPENING       alpha and O's level-1 bits, masked by mu_O
@@ -18,7 +19,7 @@ Source: docs/protocol.md, section 6; one-time truth tables after Ishai et al., T
 Damgard, Nielsen, Nielsen, Ranellucci, CRYPTO 2017 (TinyTable).
 Leaks: nothing. alpha is padded by r, level-1 bits by mu, the decision by rho, e by A.
 Round trips: 2. Bytes online, an element: n = 18 in a 32-bit ring: 3 + 1/8 to D, 6/8 + 4 to O.
-Bytes offline: level 1, 40; level 2, 4; products, five ring words; delta, opened_bits.
+Bytes offline: level 1, 24; level 2, 4; products, five ring words; delta, opened_bits.
 Exact for -2^(opened_bits-1) <= y <= 2^(opened_bits-1) - 2^s; there is no failure probability.
 """
 
@@ -60,23 +61,29 @@ class Window:
     opened_bits: int
     shift: int
     compared_bits: int
-    level1_words: int
-    level2_words: int
+    chunks: int
 
     @classmethod
     def of(cls, site: Site) -> Window:
         gate = site.step.gate
         if not isinstance(gate, Relu):
             raise TypeError(f"{type(gate).__name__} is not a Relu gate")
-        index_bits = 2 * gate.chunks - 1
-        return cls(
-            gate.opened_bits, gate.shift, gate.compared_bits, index_bits, (1 << index_bits) // 32
-        )
+        return cls(gate.opened_bits, gate.shift, gate.compared_bits, gate.chunks)
+
+    @property
+    def index_bits(self) -> int:
+        """Level-1 bits of an element: less and equal of every chunk, of the last only less."""
+        return 2 * self.chunks - 1
+
+    @property
+    def level2_words(self) -> int:
+        """Words of 32 bits of an element's level-2 table."""
+        return (1 << self.index_bits) // 32
 
     @property
     def opening_bytes(self) -> int:
         """Bytes an element of the OPENING message (alpha and level-1 bits): always whole bytes."""
-        return (self.compared_bits + 1 + self.level1_words) // 8
+        return (self.compared_bits + 1 + self.index_bits) // 8
 
     @property
     def word_dtype(self) -> np.dtype[np.unsignedinteger]:
@@ -86,15 +93,51 @@ class Window:
     @property
     def selection_bits(self) -> int:
         """Bits an element of the SELECTION message."""
-        return self.level1_words + 1
+        return self.index_bits + 1
+
+    @property
+    def selection_dtype(self) -> np.dtype[np.unsignedinteger]:
+        """Holds one element of the SELECTION message."""
+        return np.dtype(np.uint8 if self.selection_bits <= 8 else np.uint16)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """One party's tables and products, in planes over the layer's elements."""
+
+    level1: NDArray[np.uint64] = field(repr=False)
+    products: RingArray = field(repr=False)
+    level2: NDArray[np.uint32] = field(repr=False)
+
+    @classmethod
+    def of(cls, site: Site, window: Window, region: Raw) -> _Tables:
+        """Views of a region: all of level 1, then the products, then level 2."""
+        size = site.step.size
+        first = 8 * size * window.chunks
+        second = first + PRODUCTS * size * site.dtype.itemsize
+        return cls(
+            region[:first].view(np.uint64).reshape(window.chunks, size),
+            region[first:second].view(site.dtype).reshape(PRODUCTS, size),
+            region[second:].view(np.uint32).reshape(window.level2_words, size),
+        )
+
+    @classmethod
+    def expand(cls, streams: Streams, site: Site, window: Window, region: Raw) -> _Tables:
+        """The data owner's half, written into a region."""
+        tables = cls.of(site, window, region)
+        for quantity, planes in (
+            ("level1", tables.level1),
+            ("products", tables.products),
+            ("level2", tables.level2),
+        ):
+            streams.words(site.number, quantity, planes.shape, planes.dtype, out=planes)
+        return tables
 
 
 @dataclass(frozen=True)
 class _DataOwnerState:
     mu: NDArray[np.uint16] = field(repr=False)
-    level1: NDArray[np.uint64] = field(repr=False)
-    level2: NDArray[np.uint32] = field(repr=False)
-    products: RingArray = field(repr=False)
+    tables: _Tables
     mask: RingArray = field(repr=False)
 
 
@@ -102,9 +145,7 @@ class _DataOwnerState:
 class _ModelOwnerState:
     offset: RingArray = field(repr=False)
     mu: NDArray[np.uint16] = field(repr=False)
-    level1: NDArray[np.uint64] = field(repr=False)
-    level2: NDArray[np.uint32] = field(repr=False)
-    products: RingArray = field(repr=False)
+    tables: _Tables
 
 
 class ReluGate(Gate):
@@ -118,8 +159,7 @@ class ReluGate(Gate):
         selection = sum(packed_size(length, window.selection_bits) for length in blocks)
         decision = sum(packed_size(length, 1) for length in blocks)
         return GateCost(
-            correction_bytes=size
-            * (8 * window.level1_words + 4 * window.level2_words + PRODUCTS * word),
+            correction_bytes=_table_bytes(site, window),
             offline_bytes=delta_bytes(site, window.opened_bits),
             to_model_owner_bytes=selection + size * word,
             to_data_owner_bytes=size * window.opening_bytes + decision,
@@ -130,9 +170,8 @@ class ReluGate(Gate):
     def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
         window = Window.of(site)
         d, o = context.data_owner, context.model_owner
-        level1 = np.empty((site.step.size, window.level1_words), np.uint64)
-        level2 = np.empty((site.step.size, window.level2_words), np.uint32)
-        products = np.empty((site.step.size, PRODUCTS), site.dtype)
+        region = np.empty(_table_bytes(site, window), np.uint8)
+        tables = _Tables.expand(d, site, window, region)
         kernels.deal_comparison(
             opening_mask(d, site),
             opening_mask(o, site),
@@ -140,17 +179,14 @@ class ReluGate(Gate):
             _selection_mask(o, site),
             _decision_mask(d, site),
             _decision_mask(o, site),
-            _level1(d, site, window),
-            _level2(d, site, window),
-            _products(d, site),
-            kernels.tie_break_table(window.level1_words // 2 + 1),
+            kernels.tie_break_table(window.chunks),
             window.opened_bits,
             window.shift,
-            level1,
-            level2,
-            products,
+            tables.level1,
+            tables.level2,
+            tables.products,
         )
-        return Dealt(fresh_mask(d, site), [level1, products, level2])
+        return Dealt(fresh_mask(d, site), region)
 
     def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
         message = delta_message(context.streams, site, masks[0], Window.of(site).opened_bits)
@@ -158,33 +194,31 @@ class ReluGate(Gate):
 
     def load_answer(self, streams: Streams, site: Site, output_mask: RingArray) -> _DataOwnerState:
         window = Window.of(site)
+        region = np.empty(_table_bytes(site, window), np.uint8)
         return _DataOwnerState(
             _selection_mask(streams, site),
-            _level1(streams, site, window),
-            _level2(streams, site, window),
-            _products(streams, site),
+            _Tables.expand(streams, site, window, region),
             fresh_mask(streams, site).reshape(-1),
         )
 
     def answer(self, context: Answering, site: Site, state: _DataOwnerState) -> None:
-        window, link = Window.of(site), context.link
-        size = site.step.size
-        alpha = np.empty(size, np.uint32)
-        own = np.empty(size, np.uint8)
+        window, link, tables = Window.of(site), context.link, state.tables
+        masked = np.empty(site.step.size, window.word_dtype)
+        own = np.empty(site.step.size, np.uint8)
         for block, piece in site.blocks():
             length = piece.stop - piece.start
             # 1, 2: the opening comes in, the selection goes out
             opening = link.receive(site.number, Kind.OPENING, block, length * window.opening_bytes)
-            reply = np.empty(length, np.uint16)
+            reply = np.empty(length, window.selection_dtype)
             kernels.select_comparison(
-                opening,
-                window.opening_bytes,
-                state.mu[piece],
-                state.level1[piece],
-                state.level2[piece],
+                opening.reshape(window.opening_bytes, length),
+                state.mu,
+                tables.level1,
+                tables.level2,
+                piece.start,
                 window.compared_bits,
-                alpha[piece],
-                own[piece],
+                masked,
+                own,
                 reply,
             )
             link.send(site.number, Kind.SELECTION, block, pack(reply, window.selection_bits))
@@ -195,12 +229,13 @@ class ReluGate(Gate):
             decision = unpack(data, length, 1, np.dtype(np.uint8)) ^ own[piece]
             share = np.empty(length, site.dtype)
             kernels.finish_comparison(
-                alpha[piece],
+                masked,
                 decision,
-                state.products[piece],
+                tables.products,
                 state.mask[piece],
+                piece.start,
                 window.compared_bits,
-                0,
+                np.uint64(0),
                 kernels.minus_one(),
                 share,
             )
@@ -210,15 +245,10 @@ class ReluGate(Gate):
         self, streams: Streams, site: Site, corrections: Raw, offline: Raw
     ) -> _ModelOwnerState:
         window = Window.of(site)
-        size = site.step.size
-        first = 8 * size * window.level1_words
-        second = first + PRODUCTS * size * site.dtype.itemsize
         return _ModelOwnerState(
             opening_offset(streams, site, offline, window.opened_bits),
             _selection_mask(streams, site),
-            corrections[:first].view(np.uint64).reshape(size, window.level1_words),
-            corrections[second:].view(np.uint32).reshape(size, window.level2_words),
-            corrections[first:second].view(site.dtype).reshape(size, PRODUCTS),
+            _Tables.of(site, window, corrections),
         )
 
     def evaluate(
@@ -228,42 +258,42 @@ class ReluGate(Gate):
         state: _ModelOwnerState,
         values: Sequence[RingArray],
     ) -> RingArray:
-        window, link = Window.of(site), context.link
+        window, link, tables = Window.of(site), context.link, state.tables
         h = values[0].reshape(-1)
         masked = np.empty(h.size, window.word_dtype)
         opened = np.empty(h.size, np.uint8)
         out = np.empty(h.size, site.dtype)
         for block, piece in site.blocks():
             # 1: open alpha, send own level-1 bits
-            opening = np.empty((piece.stop - piece.start) * window.opening_bytes, np.uint8)
+            opening = np.empty((window.opening_bytes, piece.stop - piece.start), np.uint8)
             kernels.open_comparison(
-                h[piece],
-                state.offset[piece],
-                state.mu[piece],
-                state.level1[piece],
+                h,
+                state.offset,
+                state.mu,
+                tables.level1,
+                piece.start,
                 window.opened_bits,
                 window.shift,
-                window.opening_bytes,
-                masked[piece],
+                masked,
                 opening,
             )
-            link.send(site.number, Kind.OPENING, block, opening)
+            link.send(site.number, Kind.OPENING, block, opening.reshape(-1))
         for block, piece in site.blocks():
             # 2, 3: the data owner's selection comes in, own bit of the decision goes out
             length = piece.stop - piece.start
             data = link.receive(
                 site.number, Kind.SELECTION, block, packed_size(length, window.selection_bits)
             )
-            reply = unpack(data, length, window.selection_bits, np.dtype(np.uint16))
             decision = np.empty(length, np.uint8)
             kernels.decide_comparison(
-                masked[piece],
-                reply,
-                state.level2[piece],
+                masked,
+                unpack(data, length, window.selection_bits, window.selection_dtype),
+                tables.level2,
+                piece.start,
                 window.compared_bits,
-                window.level1_words,
+                window.index_bits,
                 decision,
-                opened[piece],
+                opened,
             )
             link.send(site.number, Kind.DECISION, block, pack(decision, 1))
         for block, piece in site.blocks():
@@ -271,12 +301,13 @@ class ReluGate(Gate):
             length = piece.stop - piece.start
             other = link.receive_words(site.number, Kind.RERANDOMISED, block, length, site.dtype)
             kernels.finish_comparison(
-                masked[piece],
+                masked,
                 opened[piece],
-                state.products[piece],
+                tables.products,
                 other,
+                piece.start,
                 window.compared_bits,
-                1,
+                np.uint64(1),
                 np.uint64(1),
                 out[piece],
             )
@@ -296,13 +327,7 @@ def _decision_mask(streams: Streams, site: Site) -> NDArray[np.uint8]:
     return streams.words(site.number, "decision", (site.step.size,), np.uint8)
 
 
-def _level1(streams: Streams, site: Site, window: Window) -> NDArray[np.uint64]:
-    return streams.words(site.number, "level1", (site.step.size, window.level1_words), np.uint64)
-
-
-def _level2(streams: Streams, site: Site, window: Window) -> NDArray[np.uint32]:
-    return streams.words(site.number, "level2", (site.step.size, window.level2_words), np.uint32)
-
-
-def _products(streams: Streams, site: Site) -> RingArray:
-    return streams.words(site.number, "products", (site.step.size, PRODUCTS), site.dtype)
+def _table_bytes(site: Site, window: Window) -> int:
+    """Bytes of one party's tables and products."""
+    words = 8 * window.chunks + 4 * window.level2_words + PRODUCTS * site.dtype.itemsize
+    return site.step.size * words

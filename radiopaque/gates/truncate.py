@@ -74,16 +74,15 @@ class TruncateGate(Gate):
 
     def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
         gate = _gate(site)
-        products = np.empty((site.step.size, PRODUCTS), site.dtype)
+        products = _products(context.data_owner, site)
         kernels.deal_truncation(
             opening_mask(context.data_owner, site),
             opening_mask(context.model_owner, site),
-            _products(context.data_owner, site),
             gate.opened_bits,
             gate.shift,
             products,
         )
-        return Dealt(fresh_mask(context.data_owner, site), [products])
+        return Dealt(fresh_mask(context.data_owner, site), products)
 
     def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
         message = delta_message(context.streams, site, masks[0], _gate(site).opened_bits)
@@ -99,8 +98,9 @@ class TruncateGate(Gate):
             share = np.empty(length, site.dtype)
             kernels.finish_truncation(
                 unpack(data, length, 1, np.dtype(np.uint8)),
-                state.products[piece],
-                state.mask[piece],
+                state.products,
+                state.mask,
+                piece.start,
                 share,
             )
             context.link.send(site.number, Kind.RERANDOMISED, block, share.view(np.uint8))
@@ -110,7 +110,7 @@ class TruncateGate(Gate):
     ) -> _ModelOwnerState:
         return _ModelOwnerState(
             opening_offset(streams, site, offline, _gate(site).opened_bits),
-            corrections.view(site.dtype).reshape(site.step.size, PRODUCTS),
+            corrections.view(site.dtype).reshape(PRODUCTS, site.step.size),
         )
 
     def evaluate(
@@ -126,13 +126,14 @@ class TruncateGate(Gate):
         for block, piece in site.blocks():
             top = np.empty(piece.stop - piece.start, np.uint8)
             kernels.open_truncation(
-                h[piece],
-                state.offset[piece],
-                state.products[piece],
+                h,
+                state.offset,
+                state.products,
+                piece.start,
                 gate.opened_bits,
                 gate.shift,
                 top,
-                out[piece],
+                out,
             )
             link.send(site.number, Kind.TOP_BIT, block, pack(top, 1))
         for block, piece in site.blocks():
@@ -151,4 +152,4 @@ def _gate(site: Site) -> Truncate:
 
 
 def _products(streams: Streams, site: Site) -> RingArray:
-    return streams.words(site.number, "products", (site.step.size, PRODUCTS), site.dtype)
+    return streams.words(site.number, "products", (PRODUCTS, site.step.size), site.dtype)

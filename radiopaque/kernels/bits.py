@@ -29,7 +29,12 @@ def pack(values: NDArray[np.unsignedinteger], width: int) -> Bytes:
     out = np.zeros(packed_size(flat.size, width), np.uint8)
     if width == 1:
         return np.packbits(flat.astype(np.uint8) & np.uint8(1), bitorder="little")
-    _pack(flat, width, out)
+    # 64 elements fill a whole number of 64-bit words
+    whole = flat.size // 64 if flat.dtype == np.uint8 else 0
+    if whole:
+        elements = np.ascontiguousarray(flat[: 64 * whole]).view(np.uint64)
+        _pack_bytes(elements, width, out[: 8 * width * whole].view(np.uint64))
+    _pack(flat[64 * whole :], width, out[8 * width * whole :])
     return out
 
 
@@ -53,8 +58,50 @@ def unpack(
     if width == 1:
         return np.unpackbits(raw, count=count, bitorder="little").astype(dtype)
     out = np.empty(count, dtype)
-    _unpack(raw, width, out)
+    whole = count // 64 if dtype == np.uint8 else 0
+    if whole:
+        _unpack_bytes(raw[: 8 * width * whole], width, out[: 64 * whole].view(np.uint64))
+    _unpack(raw[8 * width * whole :], width, out[64 * whole :])
     return out
+
+
+# Eight elements of up to 8 bits are moved together in one word: first to neighbours in pairs, then
+# pairs to pairs, then both halves.
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+def _pack_bytes(elements, width, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    low = np.uint64(0x0101010101010101) * np.uint64((1 << width) - 1)
+    even, pairs = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
+    gap, size = np.uint64(8 - width), np.uint64(8 * width)
+    half = np.uint64(0x00000000FFFFFFFF)
+    held, bits, position = np.uint64(0), np.uint64(0), 0
+    for i in range(elements.size):
+        x = elements[i] & low
+        x = (x & even) | ((x & ~even) >> gap)
+        x = (x & pairs) | ((x & ~pairs) >> (gap + gap))
+        x = (x & half) | ((x & ~half) >> (np.uint64(32) - (size >> np.uint64(1))))
+        held |= x << bits
+        bits += size
+        if bits >= np.uint64(64):
+            out[position] = held
+            position += 1
+            bits -= np.uint64(64)
+            held = x >> (size - bits) if bits else np.uint64(0)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+def _unpack_bytes(raw, width, elements):  # type: ignore[no-untyped-def]  # pragma: no cover
+    gap, step = np.uint64(8 - width), np.uint64(width)
+    one = np.uint64(1)
+    half = (one << (np.uint64(4) * step)) - one
+    pairs = np.uint64(0x0000000100000001) * ((one << (step + step)) - one)
+    even = np.uint64(0x0001000100010001) * ((one << step) - one)
+    for i in range(elements.size):
+        x = np.uint64(0)
+        for byte in range(width):
+            x |= np.uint64(raw[i * width + byte]) << np.uint64(8 * byte)
+        x = (x & half) | ((x & ~half) << (np.uint64(32) - np.uint64(4) * step))
+        x = (x & pairs) | ((x & ~pairs) << (gap + gap))
+        elements[i] = (x & even) | ((x & ~even) << gap)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]

@@ -1,14 +1,21 @@
 """Inner loops of the fused comparison and truncation gates (:mod:`radiopaque.gates.relu`).
 
-All loops run over the elements of one block, without temporary arrays, in unsigned 64-bit
-arithmetic; ring words are truncated when stored. Notation as in docs/protocol.md, section 6:
-``n`` compared bits in ``chunks`` pieces of 6 bits, ``s`` bits truncated.
+Notation as in docs/protocol.md, section 6: ``n`` compared bits in ``chunks`` pieces of 6 bits,
+``s`` bits truncated. Layouts, in planes, so that neighbouring elements lie side by side and the
+compiler can use the machine's full vector width:
 
-Layouts, per element, so that one element's words lie next to each other:
+* ``level1`` [chunks, size] uint64: LT_0, LT_1, ..., LT_last;
+* ``level2`` [2**(2*chunks - 1) / 32, size] uint32: table T, bit ``i`` in plane ``i // 32``;
+* ``products`` [5, size] ring words: shares of rho, r', r' rho, v, v rho;
+* a *masked word*, uint32 or uint64: alpha, and above its n + 1 bits a party's level-1 bits
+  lt_0, eq_0, lt_1, eq_1, ..., lt_last;
+* the opening message [bytes of a masked word, size] uint8: byte planes, lowest first.
 
-* ``level1`` [size, 2*chunks - 1] uint64: LT_0, EQ_0, LT_1, EQ_1, ..., LT_last;
-* ``level2`` [size, 2**(2*chunks - 1) / 32] uint32: table T, bit ``i`` in word ``i // 32``;
-* ``products`` [size, 5] ring words: shares of rho, r', r' rho, v, v rho.
+Where a block of a layer is computed, arrays of the whole layer come with ``first``, the place where
+the block begins; what is sent and received is the block's own.
+
+Each loop runs over a strip of elements that stays in the first-level cache, in unsigned 64-bit
+arithmetic; words are truncated when stored. No loop looks at a value to decide what to do next.
 """
 
 from __future__ import annotations
@@ -17,10 +24,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from radiopaque.ring import RingArray
-
 Words = NDArray[np.unsignedinteger]
 _U = np.uint64
+_STRIP = 2048
+"""Elements of a strip: with all of its operands they fill half of a 48 KiB first-level cache."""
 
 
 def tie_break_table(chunks: int) -> NDArray[np.uint32]:
@@ -44,9 +51,6 @@ def deal_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
     mu_o,
     rho_d,
     rho_o,
-    level1_d,
-    level2_d,
-    products_d,
     tie_break,
     opened_bits,
     shift,
@@ -54,207 +58,273 @@ def deal_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
     level2,
     products,
 ):
-    """What the crypto provider sends: the model owner's halves of tables and products."""
+    """What the crypto provider sends: the model owner's halves of tables and products.
+
+    ``level1``, ``level2`` and ``products`` come with the data owner's halves and are overwritten.
+    """
     one = _U(1)
-    size = r_d.size
-    words1 = level1.shape[1]
-    words2 = level2.shape[1]
-    chunks = (words1 + 1) // 2
+    chunks = level1.shape[0]
     n = opened_bits - 1 - shift
     opened_mask = (one << _U(opened_bits)) - one if opened_bits < 64 else ~_U(0)
-    index_mask = _U((1 << words1) - 1)
-    for i in range(size):
-        r = ((_U(r_d[i]) + _U(r_o[i])) & opened_mask) >> _U(shift)
-        beta = r >> _U(n)
-        rho = (_U(rho_d[i]) ^ _U(rho_o[i])) & one
-        mu = (_U(mu_d[i]) ^ _U(mu_o[i])) & index_mask
+    s, top, lift = _U(shift), _U(n), _U(opened_bits - shift)
+    strip_r = np.empty(_STRIP, r_d.dtype)
+    for start in range(0, r_d.size, _STRIP):
+        stop = min(r_d.size, start + _STRIP)
+        r = strip_r[: stop - start]
+        own, other = r_d[start:stop], r_o[start:stop]
+        for i in range(r.size):
+            r[i] = ((_U(own[i]) + _U(other[i])) & opened_mask) >> s
         for chunk in range(chunks):
-            piece = (r >> _U(n - 6 * (chunk + 1))) & _U(63)
-            equal = one << piece
-            level1[i, 2 * chunk] = (equal - one) ^ level1_d[i, 2 * chunk]
-            if chunk < chunks - 1:
-                level1[i, 2 * chunk + 1] = equal ^ level1_d[i, 2 * chunk + 1]
-        flip = np.uint32(0xFFFFFFFF) if (beta ^ rho) == 0 else np.uint32(0)
-        high = mu >> _U(5)
-        for word in range(words2):
-            table = np.uint32(tie_break[_U(word) ^ high])
-            if mu & _U(1):
-                table = np.uint32((table & np.uint32(0x55555555)) << np.uint32(1)) | np.uint32(
-                    (table >> np.uint32(1)) & np.uint32(0x55555555)
-                )
-            if mu & _U(2):
-                table = np.uint32((table & np.uint32(0x33333333)) << np.uint32(2)) | np.uint32(
-                    (table >> np.uint32(2)) & np.uint32(0x33333333)
-                )
-            if mu & _U(4):
-                table = np.uint32((table & np.uint32(0x0F0F0F0F)) << np.uint32(4)) | np.uint32(
-                    (table >> np.uint32(4)) & np.uint32(0x0F0F0F0F)
-                )
-            if mu & _U(8):
-                table = np.uint32((table & np.uint32(0x00FF00FF)) << np.uint32(8)) | np.uint32(
-                    (table >> np.uint32(8)) & np.uint32(0x00FF00FF)
-                )
-            if mu & _U(16):
-                table = np.uint32(table << np.uint32(16)) | np.uint32(table >> np.uint32(16))
-            level2[i, word] = table ^ flip ^ level2_d[i, word]
-        v = beta << _U(opened_bits - shift)
-        products[i, 0] = rho - _U(products_d[i, 0])
-        products[i, 1] = r - _U(products_d[i, 1])
-        products[i, 2] = r * rho - _U(products_d[i, 2])
-        products[i, 3] = v - _U(products_d[i, 3])
-        products[i, 4] = v * rho - _U(products_d[i, 4])
+            down = _U(n - 6 * (chunk + 1))
+            table = level1[chunk, start:stop]
+            for i in range(r.size):
+                table[i] ^= (one << ((_U(r[i]) >> down) & _U(63))) - one
+        mask_d, mask_o = rho_d[start:stop], rho_o[start:stop]
+        selection_d, selection_o = mu_d[start:stop], mu_o[start:stop]
+        for plane in range(level2.shape[0]):
+            entries = level2[plane, start:stop]
+            if level2.shape[0] == 1:
+                for i in range(r.size):
+                    mu = _U(selection_d[i]) ^ _U(selection_o[i])
+                    entries[i] ^= _permuted(_U(tie_break[0]), mu)
+            else:
+                for i in range(r.size):
+                    mu = _U(selection_d[i]) ^ _U(selection_o[i])
+                    high = (mu >> _U(5)) & _U(level2.shape[0] - 1)
+                    entries[i] ^= _permuted(_U(tie_break[_U(plane) ^ high]), mu)
+            for i in range(r.size):
+                even = (_U(r[i]) >> top) ^ ((_U(mask_d[i]) ^ _U(mask_o[i])) & one)
+                entries[i] ^= even - one
+        p0, p1, p2 = products[0, start:stop], products[1, start:stop], products[2, start:stop]
+        p3, p4 = products[3, start:stop], products[4, start:stop]
+        for i in range(r.size):
+            rho = (_U(mask_d[i]) ^ _U(mask_o[i])) & one
+            v = (_U(r[i]) >> top) << lift
+            p0[i] = rho - _U(p0[i])
+            p1[i] = _U(r[i]) - _U(p1[i])
+            p2[i] = _U(r[i]) * rho - _U(p2[i])
+            p3[i] = v - _U(p3[i])
+            p4[i] = v * rho - _U(p4[i])
+
+
+@numba.njit(nogil=True)  # type: ignore[misc]
+def _permuted(table, mu):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Bit ``i`` of the result is bit ``i ^ mu`` of a 32-bit table; the low 5 bits of mu count."""
+    one = _U(1)
+    step = (table ^ (table >> one)) & _U(0x55555555) & (_U(0) - (mu & one))
+    table ^= step | (step << one)
+    step = (table ^ (table >> _U(2))) & _U(0x33333333) & (_U(0) - ((mu >> one) & one))
+    table ^= step | (step << _U(2))
+    step = (table ^ (table >> _U(4))) & _U(0x0F0F0F0F) & (_U(0) - ((mu >> _U(2)) & one))
+    table ^= step | (step << _U(4))
+    step = (table ^ (table >> _U(8))) & _U(0x00FF00FF) & (_U(0) - ((mu >> _U(3)) & one))
+    table ^= step | (step << _U(8))
+    step = (table ^ (table >> _U(16))) & _U(0x0000FFFF) & (_U(0) - ((mu >> _U(4)) & one))
+    return table ^ (step | (step << _U(16)))
+
+
+@numba.njit(nogil=True)  # type: ignore[misc]
+def _add_level1(word, level1, start, edge, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """XORs a party's level-1 bits of a strip into the masked words' upper bits.
+
+    eq_j at place i is lt_j at i - 1 XOR lt_j at i, with LT_j(-1) = 1, which ``edge``, 1 at the
+    model owner and 0 at the data owner, adds to one of the shares.
+    """
+    one = _U(1)
+    last = level1.shape[0] - 1
+    for chunk in range(last):
+        table = level1[chunk, start : start + word.size]
+        down, at = _U(n - 6 * (chunk + 1)), _U(n + 1 + 2 * chunk)
+        for i in range(word.size):
+            place = (_U(word[i]) >> down) & _U(63)
+            less = table[i]
+            equal = less ^ (less << one) ^ edge
+            word[i] ^= (((less >> place) & one) | (((equal >> place) & one) << one)) << at
+    table = level1[last, start : start + word.size]
+    down, at = _U(n - 6 * (last + 1)), _U(n + 1 + 2 * last)
+    for i in range(word.size):
+        place = (_U(word[i]) >> down) & _U(63)
+        word[i] ^= ((table[i] >> place) & one) << at
+
+
+@numba.njit(nogil=True)  # type: ignore[misc]
+def _add_entry(  # type: ignore[no-untyped-def]  # pragma: no cover
+    index, level2, start, first, decision
+):
+    """XORs a party's level-2 bits of a strip into ``decision``; indices begin at bit ``first``."""
+    one, first = _U(1), _U(first)
+    if level2.shape[0] == 1:
+        table = level2[0, start : start + index.size]
+        for i in range(index.size):
+            decision[i] ^= np.uint8((_U(table[i]) >> (_U(index[i]) >> first)) & one)
+        return
+    for plane in range(level2.shape[0]):
+        table = level2[plane, start : start + index.size]
+        for i in range(index.size):
+            entry = _U(index[i]) >> first
+            here = np.uint8((entry >> _U(5)) == _U(plane))
+            decision[i] ^= np.uint8((_U(table[i]) >> (entry & _U(31))) & one) & here
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
 def open_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
-    h, offset, mu_o, level1_o, opened_bits, shift, width_bytes, masked, message
+    h, offset, mu, level1, first, opened_bits, shift, masked, message
 ):
-    """Model owner, message 1: alpha and its masked level-1 bits, ``width_bytes`` bytes an element.
-
-    ``masked`` keeps the same word for later.
-    """
+    """Model owner, message 1: masked words, kept in ``masked`` and sent as byte planes."""
     one = _U(1)
-    words1 = level1_o.shape[1]
-    chunks = (words1 + 1) // 2
     n = opened_bits - 1 - shift
     opened_mask = (one << _U(opened_bits)) - one if opened_bits < 64 else ~_U(0)
-    index_mask = _U((1 << words1) - 1)
-    for i in range(h.size):
-        alpha = ((_U(h[i]) + _U(offset[i])) & opened_mask) >> _U(shift)
-        bits = _U(mu_o[i]) & index_mask
-        for chunk in range(chunks):
-            piece = (alpha >> _U(n - 6 * (chunk + 1))) & _U(63)
-            bits ^= ((level1_o[i, 2 * chunk] >> piece) & one) << _U(2 * chunk)
-            if chunk < chunks - 1:
-                bits ^= ((level1_o[i, 2 * chunk + 1] >> piece) & one) << _U(2 * chunk + 1)
-        word = alpha | (bits << _U(n + 1))
-        masked[i] = word
-        for byte in range(width_bytes):
-            message[i * width_bytes + byte] = np.uint8(word >> _U(8 * byte))
+    index_mask = (one << _U(2 * level1.shape[0] - 1)) - one
+    s, up = _U(shift), _U(n + 1)
+    size = message.shape[1]
+    for start in range(0, size, _STRIP):
+        stop = min(size, start + _STRIP)
+        here, end = first + start, first + stop
+        word, own, add, bits = masked[here:end], h[here:end], offset[here:end], mu[here:end]
+        for i in range(word.size):
+            alpha = ((_U(own[i]) + _U(add[i])) & opened_mask) >> s
+            word[i] = alpha | ((_U(bits[i]) & index_mask) << up)
+        _add_level1(word, level1, here, one, n)
+        for byte in range(message.shape[0]):
+            plane = message[byte, start:stop]
+            down = _U(8 * byte)
+            for i in range(word.size):
+                plane[i] = np.uint8(_U(word[i]) >> down)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
 def select_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
-    message, width_bytes, mu_d, level1_d, level2_d, n, alpha_out, decision_out, reply
+    message, mu, level1, level2, first, n, received, decision, reply
 ):
-    """Data owner, message 2: its masked level-1 bits and, above them, its bit of the decision."""
+    """Data owner, message 2: its masked level-1 bits and, above them, its bit of the decision.
+
+    ``received`` keeps the model owner's masked words, ``decision`` the own bit.
+    """
     one = _U(1)
-    words1 = level1_d.shape[1]
-    chunks = (words1 + 1) // 2
-    index_mask = _U((1 << words1) - 1)
-    alpha_mask = (one << _U(n + 1)) - one
-    for i in range(mu_d.size):
-        word = _U(0)
-        for byte in range(width_bytes):
-            word |= _U(message[i * width_bytes + byte]) << _U(8 * byte)
-        alpha = word & alpha_mask
-        bits = _U(mu_d[i]) & index_mask
-        for chunk in range(chunks):
-            piece = (alpha >> _U(n - 6 * (chunk + 1))) & _U(63)
-            bits ^= ((level1_d[i, 2 * chunk] >> piece) & one) << _U(2 * chunk)
-            if chunk < chunks - 1:
-                bits ^= ((level1_d[i, 2 * chunk + 1] >> piece) & one) << _U(2 * chunk + 1)
-        index = bits ^ (word >> _U(n + 1))
-        decision = (_U(level2_d[i, index >> _U(5)]) >> (index & _U(31))) & one
-        alpha_out[i] = alpha
-        decision_out[i] = decision
-        reply[i] = bits | (decision << _U(words1))
+    index_bits = 2 * level1.shape[0] - 1
+    index_mask = (one << _U(index_bits)) - one
+    up = _U(n + 1)
+    strip = np.empty(_STRIP, received.dtype)
+    size = reply.size
+    for start in range(0, size, _STRIP):
+        stop = min(size, start + _STRIP)
+        here, end = first + start, first + stop
+        opened, word = received[here:end], strip[: stop - start]
+        own, bits = decision[here:end], mu[here:end]
+        opened[:] = 0
+        for byte in range(message.shape[0]):
+            plane = message[byte, start:stop]
+            lift = _U(8 * byte)
+            for i in range(word.size):
+                opened[i] |= _U(plane[i]) << lift
+        for i in range(word.size):
+            word[i] = _U(opened[i]) ^ ((_U(bits[i]) & index_mask) << up)
+        _add_level1(word, level1, here, _U(0), n)
+        own[:] = 0
+        _add_entry(word, level2, here, n + 1, own)
+        answer = reply[start:stop]
+        for i in range(word.size):
+            answer[i] = ((_U(word[i]) ^ _U(opened[i])) >> up) | (_U(own[i]) << _U(index_bits))
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
 def decide_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
-    masked, reply, level2_o, n, words1, decision_out, opened_out
+    masked, reply, level2, first, n, index_bits, decision, opened
 ):
     """Model owner, message 3: its bit of the decision; keeps the opened bit d^."""
     one = _U(1)
-    index_mask = _U((1 << words1) - 1)
-    for i in range(masked.size):
-        word = _U(masked[i])
-        index = (word >> _U(n + 1)) ^ (_U(reply[i]) & index_mask)
-        top = (word >> _U(n)) & one
-        decision = ((_U(level2_o[i, index >> _U(5)]) >> (index & _U(31))) & one) ^ top
-        decision_out[i] = decision
-        opened_out[i] = decision ^ (_U(reply[i]) >> _U(words1))
+    index_mask = (one << _U(index_bits)) - one
+    top, up = _U(n), _U(n + 1)
+    strip = np.empty(_STRIP, np.uint16)
+    size = reply.size
+    for start in range(0, size, _STRIP):
+        stop = min(size, start + _STRIP)
+        here, end = first + start, first + stop
+        word, answer, joint = masked[here:end], reply[start:stop], opened[here:end]
+        own, index = decision[start:stop], strip[: stop - start]
+        for i in range(word.size):
+            own[i] = np.uint8((_U(word[i]) >> top) & one)
+            index[i] = (_U(answer[i]) & index_mask) ^ (_U(word[i]) >> up)
+        _add_entry(index, level2, here, 0, own)
+        for i in range(word.size):
+            joint[i] = own[i] ^ np.uint8(_U(answer[i]) >> _U(index_bits))
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
 def finish_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
-    word, opened, products, other, n, public, sign, out
+    masked, opened, products, other, first, n, public, sign, out
 ):
-    """Either party's share of z = d (alpha - u), plus ``sign`` times ``other``.
+    """Either party's share of z = d (alpha - u), plus ``sign`` times ``other``, into ``out``.
 
     ``public`` is 1 for the model owner, who alone adds the public alpha, 0 for the data owner.
     The data owner subtracts its fresh mask (``sign`` -1); the model owner adds what it received.
     """
     one = _U(1)
     alpha_mask = (one << _U(n + 1)) - one
+    end = first + out.size
+    p0, p1, p2 = products[0, first:end], products[1, first:end], products[2, first:end]
+    p3, p4 = products[3, first:end], products[4, first:end]
+    word = masked[first:end]
     for i in range(out.size):
         alpha = _U(word[i]) & alpha_mask
-        low = one - (alpha >> _U(n))
-        d = _U(opened[i])
-        u = _U(products[i, 1]) - low * _U(products[i, 3])
-        u_rho = _U(products[i, 2]) - low * _U(products[i, 4])
-        flipped = alpha * _U(products[i, 0]) - u_rho
-        share = d * (alpha * _U(public) - u) + (one - d - d) * flipped
-        out[i] = share + _U(sign) * _U(other[i])
+        low = (alpha >> _U(n)) - one  # all ones where the top bit is 0
+        d = _U(0) - _U(opened[i])  # all ones where d^ is 1
+        u = _U(p1[i]) - (low & _U(p3[i]))
+        u_rho = _U(p2[i]) - (low & _U(p4[i]))
+        flipped = alpha * _U(p0[i]) - u_rho
+        share = ((alpha * public - u) & d) + ((flipped ^ d) - d)
+        out[i] = share + sign * _U(other[i])
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
 def deal_truncation(  # type: ignore[no-untyped-def]  # pragma: no cover
-    r_d, r_o, products_d, opened_bits, shift, products
+    r_d, r_o, opened_bits, shift, products
 ):
-    """Model owner's shares of r' and v for a truncation without comparison."""
+    """Model owner's shares of r' and v for a truncation without comparison.
+
+    ``products`` [2, size] comes with the data owner's shares and is overwritten.
+    """
     one = _U(1)
     opened_mask = (one << _U(opened_bits)) - one if opened_bits < 64 else ~_U(0)
+    s, top, lift = _U(shift), _U(opened_bits - 1 - shift), _U(opened_bits - shift)
+    p0, p1 = products[0], products[1]
     for i in range(r_d.size):
-        r = ((_U(r_d[i]) + _U(r_o[i])) & opened_mask) >> _U(shift)
-        v = (r >> _U(opened_bits - 1 - shift)) << _U(opened_bits - shift)
-        products[i, 0] = r - _U(products_d[i, 0])
-        products[i, 1] = v - _U(products_d[i, 1])
+        r = ((_U(r_d[i]) + _U(r_o[i])) & opened_mask) >> s
+        p0[i] = r - _U(p0[i])
+        p1[i] = ((r >> top) << lift) - _U(p1[i])
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
 def open_truncation(  # type: ignore[no-untyped-def]  # pragma: no cover
-    h, offset, products_o, opened_bits, shift, top_out, share_out
+    h, offset, products, first, opened_bits, shift, top, share
 ):
     """Model owner: the top bit to send, and its own share of the truncated value."""
     one = _U(1)
     opened_mask = (one << _U(opened_bits)) - one if opened_bits < 64 else ~_U(0)
     centre = one << _U(opened_bits - 2)
-    for i in range(h.size):
-        alpha = ((_U(h[i]) + _U(offset[i]) + centre) & opened_mask) >> _U(shift)
-        top = alpha >> _U(opened_bits - 1 - shift)
-        low = one - top
-        top_out[i] = top
-        share_out[i] = (
-            alpha - _U(products_o[i, 0]) + low * _U(products_o[i, 1]) - (centre >> _U(shift))
-        )
+    s, n = _U(shift), _U(opened_bits - 1 - shift)
+    end = first + top.size
+    p0, p1 = products[0, first:end], products[1, first:end]
+    own, add, result = h[first:end], offset[first:end], share[first:end]
+    for i in range(top.size):
+        alpha = ((_U(own[i]) + _U(add[i]) + centre) & opened_mask) >> s
+        a = alpha >> n
+        top[i] = np.uint8(a)
+        result[i] = alpha - _U(p0[i]) + ((a - one) & _U(p1[i])) - (centre >> s)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
-def finish_truncation(top, products_d, mask, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+def finish_truncation(  # type: ignore[no-untyped-def]  # pragma: no cover
+    top, products, mask, first, out
+):
     """Data owner: its share of the truncated value, minus its fresh mask."""
     one = _U(1)
+    end = first + out.size
+    p0, p1, own = products[0, first:end], products[1, first:end], mask[first:end]
     for i in range(out.size):
-        low = one - _U(top[i])
-        out[i] = low * _U(products_d[i, 1]) - _U(products_d[i, 0]) - _U(mask[i])
+        out[i] = ((_U(top[i]) - one) & _U(p1[i])) - _U(p0[i]) - _U(own[i])
 
 
 def minus_one() -> np.uint64:
     """-1 in 64-bit arithmetic, the ``sign`` of a subtraction."""
     return np.uint64(0xFFFFFFFFFFFFFFFF)
-
-
-__all__ = [
-    "RingArray",
-    "deal_comparison",
-    "deal_truncation",
-    "decide_comparison",
-    "finish_comparison",
-    "finish_truncation",
-    "minus_one",
-    "open_comparison",
-    "open_truncation",
-    "select_comparison",
-    "tie_break_table",
-]

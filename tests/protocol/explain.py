@@ -21,6 +21,7 @@ from tests.protocol.fields import (
     ReluCorrection,
     Words,
     look_up,
+    masked_words,
     mod,
     numbers,
     payloads,
@@ -80,10 +81,10 @@ def explain(session: Session, image: RingArray) -> Pads:
 def _truncation(site: Site, seen: Payloads, said: Payloads, r: Words, pads: Pads) -> Words:
     gate, g, size, k = site.step.gate, site.number, site.step.size, site.ring_bits
     n = np.uint64(gate.opened_bits - 1 - gate.shift)
-    secrets = np.stack([r, (r >> n) << n + ONE], axis=1)
-    shares = secrets - numbers(seen[g, Kind.CORRECTION], 2 * size, k).reshape(size, 2)
+    secrets = np.stack([r, (r >> n) << n + ONE])
+    shares = secrets - numbers(seen[g, Kind.CORRECTION], 2 * size, k).reshape(2, size)
     pads[g, "products"] = shares
-    return (ONE - numbers(said[g, Kind.TOP_BIT], size, 1)) * shares[:, 1] - shares[:, 0]
+    return (ONE - numbers(said[g, Kind.TOP_BIT], size, 1)) * shares[1] - shares[0]
 
 
 def _comparison(
@@ -93,19 +94,18 @@ def _comparison(
     n = gate.compared_bits
     index = INDEX_BITS[n]
     correction = ReluCorrection.read(seen[g, Kind.CORRECTION], site, n)
-    opening = numbers(said[g, Kind.OPENING], size, n + 1 + index)
+    opening = masked_words(said[g, Kind.OPENING], size)
     alpha, o_bits = mod(opening, n + 1), opening >> np.uint64(n + 1)
     reply = numbers(seen[g, Kind.SELECTION], size, index + 1)
     d_bits, answer = mod(reply, index), reply >> np.uint64(index)
 
     tables = np.empty_like(correction.level1)
-    for position in range(index):
-        piece = r >> np.uint64(n - 6 * (position // 2 + 1)) & np.uint64(63)
-        tables[:, position] = (ONE << piece) - (ONE if position % 2 == 0 else np.uint64(0))
+    for chunk in range(len(tables)):
+        tables[chunk] = (ONE << (r >> np.uint64(n - 6 * (chunk + 1)) & np.uint64(63))) - ONE
     level1 = tables ^ correction.level1
     pads[g, "level1"] = level1
 
-    mu_d = d_bits ^ look_up(level1, alpha, n)
+    mu_d = d_bits ^ look_up(level1, 0, alpha, n)
     pads[g, "selection"] = mu_d
     mu = mu_d ^ mod(mu_o, index)
 
@@ -118,18 +118,18 @@ def _comparison(
     every = np.arange(1 << index, dtype=np.uint64)
     table = _less(every ^ mu[:, None], index) ^ (beta ^ rho ^ ONE)[:, None]
     packed = np.packbits(table.astype(np.uint8), axis=1, bitorder="little").view("<u4")
-    pads[g, "level2"] = packed ^ correction.level2
+    pads[g, "level2"] = packed.T ^ correction.level2
 
     v = beta << np.uint64(n + 1)
-    values = np.stack([rho, r, r * rho, v, v * rho], axis=1)
+    values = np.stack([rho, r, r * rho, v, v * rho])
     pads[g, "products"] = values - correction.products
     decision = answer ^ numbers(said[g, Kind.DECISION], size, 1)
     return shared_product(0, pads[g, "products"].astype(np.uint64), alpha, decision, n)
 
 
 def _entry(tables: Words, index: Words) -> Words:
-    word = np.take_along_axis(tables, (index >> np.uint64(5)).astype(np.int64)[:, None], axis=1)
-    return word[:, 0] >> (index & np.uint64(31)) & ONE
+    word = np.take_along_axis(tables, (index >> np.uint64(5)).astype(np.int64)[None], axis=0)
+    return word[0] >> (index & np.uint64(31)) & ONE
 
 
 def _less(index: Words, bits: int) -> Words:

@@ -61,19 +61,34 @@ def mod(values: NDArray[np.unsignedinteger], bits: int) -> Words:
     return values.reshape(-1).astype(np.uint64) & np.uint64((1 << bits) - 1)
 
 
-def look_up(tables: Words, alpha: Words, n: int) -> Words:
-    """(lt_0, eq_0, lt_1, ...) as bits 0, 1, 2, ... from level-1 tables [size, 2 chunks - 1]."""
+def look_up(tables: Words, edge: int, alpha: Words, n: int) -> Words:
+    """(lt_0, eq_0, lt_1, ...) as bits 0, 1, 2, ... from level-1 tables [chunks, size].
+
+    ``edge`` is the party's share of the entry before the first: 1 at the model owner.
+    """
+    one = np.uint64(1)
     bits = np.zeros(alpha.size, np.uint64)
-    for position in range(tables.shape[1]):
-        chunk = position // 2
+    for chunk, table in enumerate(tables):
         place = alpha >> np.uint64(n - 6 * (chunk + 1)) & np.uint64(63)
-        bits |= (tables[:, position] >> place & np.uint64(1)) << np.uint64(position)
+        lt = table >> place & one
+        bits |= lt << np.uint64(2 * chunk)
+        if chunk < len(tables) - 1:
+            before = np.where(place > 0, table >> (place - (place > 0)) & one, np.uint64(edge))
+            bits |= (lt ^ before) << np.uint64(2 * chunk + 1)
     return bits
+
+
+def masked_words(raw: NDArray[np.uint8], size: int) -> Words:
+    """The words of an opening, which come as byte planes, lowest first."""
+    planes = raw.reshape(-1, size).astype(np.uint64)
+    places = 8 * np.arange(len(planes), dtype=np.uint64)
+    words: Words = (planes << places[:, None]).sum(axis=0, dtype=np.uint64)
+    return words
 
 
 @dataclass(frozen=True)
 class ReluCorrection:
-    """A comparison's correction, taken apart."""
+    """A comparison's correction, taken apart; each [planes, size]."""
 
     level1: Words
     products: Words
@@ -82,12 +97,13 @@ class ReluCorrection:
     @classmethod
     def read(cls, raw: NDArray[np.uint8], site: Site, n: int) -> ReluCorrection:
         size, index, k = site.step.size, INDEX_BITS[n], site.ring_bits
-        first = size * index * 8
+        chunks = n // 6
+        first = size * chunks * 8
         second = first + size * 5 * k // 8
         return cls(
-            numbers(raw[:first], size * index, 64).reshape(size, index),
-            numbers(raw[first:second], size * 5, k).reshape(size, 5),
-            numbers(raw[second:], size * 2**index // 32, 32).reshape(size, -1),
+            numbers(raw[:first], size * chunks, 64).reshape(chunks, size),
+            numbers(raw[first:second], size * 5, k).reshape(5, size),
+            numbers(raw[second:], size * 2**index // 32, 32).reshape(-1, size),
         )
 
 
@@ -96,7 +112,7 @@ def shared_product(
 ) -> Words:
     """A party's share of z = d (alpha - u); ``public`` is 1 for the model owner."""
     low = np.uint64(1) - (alpha >> np.uint64(n) & np.uint64(1))
-    rho, r, r_rho, v, v_rho = products.T
+    rho, r, r_rho, v, v_rho = products
     u, u_rho = r - low * v, r_rho - low * v_rho
     plain = decision * (alpha * np.uint64(public) - u)
     return plain + (np.uint64(1) - decision - decision) * (alpha * rho - u_rho)
@@ -152,14 +168,14 @@ def model_owner_fields(session: Session) -> Iterator[Field]:
 
 def _truncation(site: Site, received: Payloads, sent: Payloads, opened: Words) -> Iterator[Field]:
     gate, g, size, k = site.step.gate, site.number, site.step.size, site.ring_bits
-    products = numbers(received[g, Kind.CORRECTION], 2 * size, k).reshape(size, 2)
-    for column, name in enumerate(("r'", "v")):
-        yield Field(f"truncation correction {name}", g, k, products[:, column])
+    products = numbers(received[g, Kind.CORRECTION], 2 * size, k).reshape(2, size)
+    for plane, name in zip(products, ("r'", "v"), strict=True):
+        yield Field(f"truncation correction {name}", g, k, plane)
     kin, s = np.uint64(gate.opened_bits), np.uint64(gate.shift)
     centre = np.uint64(1) << kin - np.uint64(2)
     alpha = mod(opened + centre, gate.opened_bits) >> s
     low = np.uint64(1) - numbers(sent[g, Kind.TOP_BIT], size, 1)
-    return alpha - products[:, 0] + low * products[:, 1] - (centre >> s)
+    return alpha - products[0] + low * products[1] - (centre >> s)
 
 
 def _comparison(
@@ -171,13 +187,13 @@ def _comparison(
     correction = ReluCorrection.read(received[g, Kind.CORRECTION], site, n)
     yield Field("level 1", g, 64, correction.level1.reshape(-1), xor=True)
     yield Field("level 2", g, 32, correction.level2.reshape(-1), xor=True)
-    for column, name in enumerate(_PRODUCTS):
-        yield Field(f"correction {name}", g, k, correction.products[:, column])
+    for plane, name in zip(correction.products, _PRODUCTS, strict=True):
+        yield Field(f"correction {name}", g, k, plane)
     reply = numbers(received[g, Kind.SELECTION], size, index + 1)
     yield Field("selection", g, index + 1, reply, xor=True)
-    opening = numbers(sent[g, Kind.OPENING], size, n + 1 + index)
+    opening = masked_words(sent[g, Kind.OPENING], size)
     alpha = mod(opening, n + 1)
-    selector = mod(reply, index) ^ look_up(correction.level1, alpha, n)
+    selector = mod(reply, index) ^ look_up(correction.level1, 1, alpha, n)
     yield Field("selection with own tables", g, index, selector, xor=True)
     decision = reply >> np.uint64(index) ^ numbers(sent[g, Kind.DECISION], size, 1)
     yield Field("decision with own mask", g, 1, decision ^ rho_o, xor=True)
@@ -213,7 +229,7 @@ def data_owner_fields(session: Session) -> Iterator[Field]:
             continue
         n = gate.compared_bits
         index = INDEX_BITS[n]
-        opening = numbers(received[g, Kind.OPENING], size, n + 1 + index)
+        opening = masked_words(received[g, Kind.OPENING], size)
         yield Field("opening", g, n + 1 + index, opening)
         yield Field("opening less own mask", g, n + 1, mod(opening - (r_d >> s), n + 1))
         reply = numbers(sent[g, Kind.SELECTION], size, index + 1)

@@ -175,7 +175,7 @@ def material(
         return found
 
     return model_owner.Material(
-        regions(Kind.CORRECTION, corrections), regions(Kind.OFFLINE, offline)
+        regions(Kind.CORRECTION, corrections).items(), regions(Kind.OFFLINE, offline).items()
     )
 
 
@@ -221,7 +221,7 @@ def schedule(plan: p.Plan) -> Iterator[Due]:
         elif isinstance(gate, p.Relu):
             n = gate.opened_bits - 1 - gate.shift
             index = {18: 5, 24: 7, 30: 9}[n]
-            yield Due(o, number, Kind.CORRECTION, size, 64 * index + 2**index + 5 * k)
+            yield Due(o, number, Kind.CORRECTION, size, 64 * (n // 6) + 2**index + 5 * k)
             yield Due(o, number, Kind.OFFLINE, size, gate.opened_bits)
             yield Due(d, number, Kind.OPENING, size, n + 1 + index)
             yield Due(o, number, Kind.SELECTION, size, index + 1)
@@ -265,15 +265,29 @@ def substituted(
     original = Streams.words
 
     def patched(
-        self: Streams, gate: int, quantity: str, shape: tuple[int, ...], dtype: DTypeLike
+        self: Streams,
+        gate: int,
+        quantity: str,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        out: NDArray[np.unsignedinteger] | None = None,
     ) -> NDArray[np.unsignedinteger]:
+        found = None
         if self._role == role:
             found = words(self, original, gate, quantity, shape, dtype)
-            if found is not None:
-                return found
-        return original(self, gate, quantity, shape, dtype)
+        if found is None:
+            return original(self, gate, quantity, shape, dtype, out)
+        return found if out is None else into(out, found)
 
     monkeypatch.setattr(Streams, "words", patched)
+
+
+def into(
+    out: NDArray[np.unsignedinteger], found: NDArray[np.unsignedinteger]
+) -> NDArray[np.unsignedinteger]:
+    """A stand-in for a stream where it is wanted."""
+    out[...] = found.reshape(out.shape)
+    return out
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, role: str, see: Callable[[int, str], None]) -> None:

@@ -46,9 +46,9 @@ def truncate(run: Session, gate: int, step: dict[str, Any]) -> None:
         # crypto provider
         high = r[i] >> s
         v = (high >> n) << (kin - s)
-        r_share_d, v_share_d = shares_d[2 * i : 2 * i + 2]
+        r_share_d, v_share_d = shares_d[i::count]
         r_share_o, v_share_o = high - r_share_d, v - v_share_d
-        corrections += [r_share_o, v_share_o]
+        corrections.append([r_share_o, v_share_o])
         # 1: model owner
         alpha = ((opened[i] + (1 << (kin - 2))) % (1 << kin)) >> s
         a = alpha >> n
@@ -58,7 +58,7 @@ def truncate(run: Session, gate: int, step: dict[str, Any]) -> None:
         z_d = -(r_share_d - (1 - a) * v_share_d)
         replies.append(z_d - fresh.values[i])
         half.append(z_o + replies[-1])
-    run.corrections[gate] = encoding.words(corrections, run.bits)
+    run.corrections[gate] = encoding.words(planes(corrections), run.bits)
     run.to_data_owner.append(Message(gate, "TOP_BIT", 0, pack(tops, 1)))
     run.to_model_owner.append(Message(gate, "RERANDOMISED", 0, encoding.words(replies, run.bits)))
     run.m[gate] = run.known[gate] = fresh
@@ -79,12 +79,25 @@ def chunk(value: int, j: int, n: int) -> int:
     return value >> (n - CHUNK * (j + 1)) & 63
 
 
-def look_up(tables: list[int], alpha: int, n: int, chunks: int) -> int:
-    """One party's level-1 bits for the chunks of alpha; tables LT_0, EQ_0, LT_1, ..."""
+def look_up(tables: list[int], edge: int, alpha: int, n: int) -> int:
+    """One party's level-1 bits lt_0, eq_0, lt_1, ... for the chunks of alpha; tables LT_0, LT_1.
+
+    eq_j is entry alpha_j XOR the entry before; before the first stands 1, shared as ``edge``.
+    """
     bits = 0
-    for position, table in enumerate(tables):
-        bits |= (table >> chunk(alpha, position // 2, n) & 1) << position
+    for j, table in enumerate(tables):
+        place = chunk(alpha, j, n)
+        lt = table >> place & 1
+        before = table >> (place - 1) & 1 if place else edge
+        bits |= lt << (2 * j)
+        if j < len(tables) - 1:
+            bits |= (lt ^ before) << (2 * j + 1)
     return bits
+
+
+def planes(elements: list[list[int]]) -> list[int]:
+    """The first word of every element, then the second of every element, and so on."""
+    return [word for plane in zip(*elements, strict=True) for word in plane]
 
 
 def relu(run: Session, gate: int, step: dict[str, Any]) -> None:
@@ -103,7 +116,7 @@ def relu(run: Session, gate: int, step: dict[str, Any]) -> None:
         for role, streams in (("d", run.d), ("o", run.o))
         for quantity, width in (("selection", 16), ("decision", 8))
     }
-    level1 = run.d.words(gate, "level1", index_bits * count, 64)
+    level1 = run.d.words(gate, "level1", chunks * count, 64)
     level2_words = 2**index_bits // 32
     level2 = run.d.words(gate, "level2", level2_words * count, 32)
     products = run.d.words(gate, "products", 5 * count, run.bits)
@@ -113,32 +126,29 @@ def relu(run: Session, gate: int, step: dict[str, Any]) -> None:
         mu_d = masks["d", "selection"][i] % (1 << index_bits)
         mu_o = masks["o", "selection"][i] % (1 << index_bits)
         rho = (masks["d", "decision"][i] ^ masks["o", "decision"][i]) & 1
-        level1_d = level1[index_bits * i : index_bits * (i + 1)]
-        level2_d = sum(level2[level2_words * i + w] << (32 * w) for w in range(level2_words))
-        products_d = products[5 * i : 5 * (i + 1)]
+        level1_d = level1[i::count]
+        level2_d = sum(word << (32 * w) for w, word in enumerate(level2[i::count]))
+        products_d = products[i::count]
         # crypto provider
         high = r[i] >> s
         beta, low = high >> n, high % (1 << n)
-        level1_o = []
-        for position in range(index_bits):
-            equal = 1 << chunk(low, position // 2, n)
-            level1_o.append((equal if position % 2 else equal - 1) ^ level1_d[position])
+        level1_o = [((1 << chunk(low, j, n)) - 1) ^ level1_d[j] for j in range(chunks)]
         level2_o = level2_d
         for index in range(2**index_bits):
             level2_o ^= (less(index ^ mu_d ^ mu_o, chunks) ^ beta ^ rho ^ 1) << index
         v = beta << (kin - s)
         secrets = (rho, high, high * rho, v, v * rho)
         products_o = [p - q for p, q in zip(secrets, products_d, strict=True)]
-        tables1 += level1_o
-        tables2 += [level2_o >> (32 * w) & 0xFFFFFFFF for w in range(level2_words)]
-        shares += products_o
+        tables1.append(level1_o)
+        tables2.append([level2_o >> (32 * w) & 0xFFFFFFFF for w in range(level2_words)])
+        shares.append(products_o)
         # 1: model owner
         alpha = opened[i] >> s
         a = alpha >> n
-        bits_o = look_up(level1_o, alpha, n, chunks) ^ mu_o
+        bits_o = look_up(level1_o, 1, alpha, n) ^ mu_o
         message1.append(alpha | bits_o << (n + 1))
         # 2: data owner
-        bits_d = look_up(level1_d, alpha, n, chunks) ^ mu_d
+        bits_d = look_up(level1_d, 0, alpha, n) ^ mu_d
         index = bits_d ^ bits_o
         decision_d = level2_d >> index & 1
         message2.append(bits_d | decision_d << index_bits)
@@ -149,12 +159,14 @@ def relu(run: Session, gate: int, step: dict[str, Any]) -> None:
         decision = decision_d ^ decision_o
         message4.append(_share_of_z(0, alpha, a, decision, products_d) - fresh.values[i])
         half.append(_share_of_z(alpha, alpha, a, decision, products_o) + message4[-1])
-    run.corrections[gate] = (
-        encoding.words(tables1, 64) + encoding.words(shares, run.bits) + encoding.words(tables2, 32)
+    run.corrections[gate] = b"".join(
+        encoding.words(planes(words), bits)
+        for words, bits in ((tables1, 64), (shares, run.bits), (tables2, 32))
     )
     width = n + 1 + index_bits
     assert width % 8 == 0
-    run.to_data_owner.append(Message(gate, "OPENING", 0, pack(message1, width)))
+    message1_bytes = planes([list(word.to_bytes(width // 8, "little")) for word in message1])
+    run.to_data_owner.append(Message(gate, "OPENING", 0, bytes(message1_bytes)))
     run.to_model_owner.append(Message(gate, "SELECTION", 0, pack(message2, index_bits + 1)))
     run.to_data_owner.append(Message(gate, "DECISION", 0, pack(message3, 1)))
     run.to_model_owner.append(Message(gate, "RERANDOMISED", 0, encoding.words(message4, run.bits)))

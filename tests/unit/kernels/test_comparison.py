@@ -6,6 +6,7 @@ Shares are drawn here by numpy: what the loops compute must not depend on where 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,12 +54,12 @@ class Deal:
         self.r_d, self.r_o = draw(size, self.dtype), draw(size, self.dtype)
         self.mu_d, self.mu_o = draw(size, np.uint16), draw(size, np.uint16)
         self.rho_d, self.rho_o = draw(size, np.uint8), draw(size, np.uint8)
-        self.level1_d = draw((size, self.index_bits), np.uint64)
-        self.level2_d = draw((size, words2), np.uint32)
-        self.products_d = draw((size, 5), self.dtype)
-        self.level1_o = np.empty_like(self.level1_d)
-        self.level2_o = np.empty_like(self.level2_d)
-        self.products_o = np.empty_like(self.products_d)
+        self.level1_d = draw((self.n // 6, size), np.uint64)
+        self.level2_d = draw((words2, size), np.uint32)
+        self.products_d = draw((5, size), self.dtype)
+        self.level1_o = self.level1_d.copy()
+        self.level2_o = self.level2_d.copy()
+        self.products_o = self.products_d.copy()
         kernels.deal_comparison(
             self.r_d,
             self.r_o,
@@ -66,9 +67,6 @@ class Deal:
             self.mu_o,
             self.rho_d,
             self.rho_o,
-            self.level1_d,
-            self.level2_d,
-            self.products_d,
             kernels.tie_break_table(self.n // 6),
             self.opened_bits,
             self.shift,
@@ -121,19 +119,17 @@ def test_dealt_tables_and_products(k: int, opened_bits: int, shift: int) -> None
     n, modulus = deal.n, 1 << k
     level1 = deal.level1_d ^ deal.level1_o
     level2 = deal.level2_d ^ deal.level2_o
-    products = (deal.products_d + deal.products_o).tolist()
+    products = (deal.products_d + deal.products_o).T.tolist()
     for i in range(deal.size):
         high = deal.r[i] >> shift
         beta, low = high >> n, high % (1 << n)
         for j, piece in enumerate(pieces(low, n)):
-            assert int(level1[i, 2 * j]) == (1 << piece) - 1
-            if 2 * j + 1 < deal.index_bits:
-                assert int(level1[i, 2 * j + 1]) == 1 << piece
+            assert int(level1[j, i]) == (1 << piece) - 1
         f = kernels.tie_break_table(n // 6)
         for index in range(1 << deal.index_bits):
             source = index ^ int(deal.mu[i])
             expected = int(f[source // 32]) >> (source % 32) & 1 ^ beta ^ deal.rho[i] ^ 1
-            assert int(level2[i, index // 32]) >> (index % 32) & 1 == expected
+            assert int(level2[index // 32, i]) >> (index % 32) & 1 == expected
         v, rho = beta << (opened_bits - shift), deal.rho[i]
         assert products[i] == [x % modulus for x in (rho, high, high * rho, v, v * rho)]
 
@@ -144,55 +140,55 @@ def run_comparison(deal: Deal, y: Words) -> tuple[Words, Words, Words]:
     h = rng.integers(0, np.iinfo(deal.dtype).max, deal.size, deal.dtype, endpoint=True)
     offset = y - h + deal.r_d + deal.r_o
     masked = np.empty(deal.size, np.uint32 if deal.opening_bytes <= 4 else np.uint64)
-    message = np.empty(deal.size * deal.opening_bytes, np.uint8)
+    message = np.empty((deal.opening_bytes, deal.size), np.uint8)
     kernels.open_comparison(
         h,
         offset,
         deal.mu_o,
         deal.level1_o,
+        0,
         deal.opened_bits,
         deal.shift,
-        deal.opening_bytes,
         masked,
         message,
     )
-    alpha = np.empty(deal.size, np.uint32)
+    received = np.empty_like(masked)
     decision_d = np.empty(deal.size, np.uint8)
-    reply = np.empty(deal.size, np.uint16)
+    reply = np.empty(deal.size, np.uint8 if deal.index_bits < 8 else np.uint16)
     kernels.select_comparison(
         message,
-        deal.opening_bytes,
         deal.mu_d,
         deal.level1_d,
         deal.level2_d,
+        0,
         deal.n,
-        alpha,
+        received,
         decision_d,
         reply,
     )
     decision_o = np.empty(deal.size, np.uint8)
     opened = np.empty(deal.size, np.uint8)
     kernels.decide_comparison(
-        masked, reply, deal.level2_o, deal.n, deal.index_bits, decision_o, opened
+        masked, reply, deal.level2_o, 0, deal.n, deal.index_bits, decision_o, opened
     )
     assert (opened == decision_d ^ decision_o).all()
     # message 1 holds alpha and, above it, the masked bits; nothing of the low bits of y + r
     width = 8 * deal.opening_bytes
     assert width == deal.n + 1 + deal.index_bits
-    rows = message.reshape(deal.size, -1)
-    words = np.array([int.from_bytes(row.tobytes(), "little") for row in rows], object)
+    words = np.array([int.from_bytes(row.tobytes(), "little") for row in message.T], object)
     assert (words == masked.astype(object)).all()
+    assert (received == masked).all()
     total = [
         ((int(v) + r) % (1 << deal.opened_bits)) >> deal.shift
         for v, r in zip(y, deal.r, strict=True)
     ]
-    assert alpha.tolist() == total == [int(w) % (1 << (deal.n + 1)) for w in words]
-    assert (reply >> (deal.index_bits + 1)).max(initial=0) == 0
+    assert total == [int(w) % (1 << (deal.n + 1)) for w in words]
+    assert (reply.astype(np.uint32) >> (deal.index_bits + 1)).max(initial=0) == 0
     nothing = np.zeros(deal.size, deal.dtype)
     shares = []
-    for word, products, public in ((alpha, deal.products_d, 0), (masked, deal.products_o, 1)):
+    for products, public in ((deal.products_d, U(0)), (deal.products_o, U(1))):
         share = np.empty(deal.size, deal.dtype)
-        kernels.finish_comparison(word, opened, products, nothing, deal.n, public, U(1), share)
+        kernels.finish_comparison(masked, opened, products, nothing, 0, deal.n, public, U(1), share)
         shares.append(share)
     return shares[0], shares[1], opened ^ np.array(deal.rho, np.uint8)
 
@@ -230,7 +226,7 @@ def test_finish_adds_or_subtracts_the_other_share() -> None:
     for sign, expected in ((U(1), other), (kernels.minus_one(), -other)):
         out = np.empty(100, np.uint32)
         kernels.finish_comparison(
-            alpha, opened, np.zeros((100, 5), np.uint32), other, 18, 0, sign, out
+            alpha, opened, np.zeros((5, 100), np.uint32), other, 0, 18, U(0), sign, out
         )
         assert (out == expected).all()
     assert (share_d + share_o == y).all()
@@ -248,9 +244,9 @@ def test_composed_truncation(k: int, opened_bits: int, shift: int) -> None:
     def draw(*shape: int) -> NDArray[np.unsignedinteger]:
         return rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
-    r_d, r_o, products_d, fresh, h = draw(size), draw(size), draw(size, 2), draw(size), draw(size)
-    products_o = np.empty_like(products_d)
-    kernels.deal_truncation(r_d, r_o, products_d, opened_bits, shift, products_o)
+    r_d, r_o, products_d, fresh, h = draw(size), draw(size), draw(2, size), draw(size), draw(size)
+    products_o = products_d.copy()
+    kernels.deal_truncation(r_d, r_o, opened_bits, shift, products_o)
     quarter, unit = 1 << (opened_bits - 2), 1 << shift
     edges = [-quarter, 1 - quarter, quarter, quarter - 1, 0, 1, -1, unit, -unit, -unit - 1]
     edges = [v for v in edges if abs(v) <= quarter]
@@ -260,10 +256,10 @@ def test_composed_truncation(k: int, opened_bits: int, shift: int) -> None:
     y = (signed % (1 << k)).astype(dtype)
     top = np.empty(size, np.uint8)
     share_o = np.empty(size, dtype)
-    kernels.open_truncation(h, y - h + r_d + r_o, products_o, opened_bits, shift, top, share_o)
+    kernels.open_truncation(h, y - h + r_d + r_o, products_o, 0, opened_bits, shift, top, share_o)
     assert set(top.tolist()) == {0, 1}
     share_d = np.empty(size, dtype)
-    kernels.finish_truncation(top, products_d, fresh, share_d)
+    kernels.finish_truncation(top, products_d, fresh, 0, share_d)
     z = (share_o + share_d + fresh).astype(object)
     z = np.where(z >= 1 << (k - 1), z - (1 << k), z)
     up = z - (signed >> shift)
@@ -271,21 +267,48 @@ def test_composed_truncation(k: int, opened_bits: int, shift: int) -> None:
     assert (up[signed % unit == 0] == 0).all()
 
 
-def test_a_piece_of_the_elements_is_the_same_as_all_of_them() -> None:
-    """Blocks are slices of the same arrays."""
-    deal = Deal(32, 32, 13, 100, seed=3)
-    h = np.random.default_rng(2).integers(0, 1 << 32, 100, np.uint32)
-    whole = np.empty(100, np.uint32), np.empty(300, np.uint8)
-    parts = np.empty(100, np.uint32), np.empty(300, np.uint8)
-    tables = deal.mu_o, deal.level1_o
-    kernels.open_comparison(h, deal.r_o, *tables, 32, 13, 3, *whole)
-    for piece in (slice(0, 33), slice(33, 34), slice(34, 100)):
-        words, data = np.empty(100, np.uint32)[piece], np.empty(300, np.uint8)
-        data = data[: 3 * (piece.stop - piece.start)]
-        kernels.open_comparison(
-            h[piece], deal.r_o[piece], *(t[piece] for t in tables), 32, 13, 3, words, data
-        )
-        parts[0][piece] = words
-        parts[1][3 * piece.start : 3 * piece.stop] = data
-    assert (whole[0] == parts[0]).all()
-    assert (whole[1] == parts[1]).all()
+def test_blocks_are_the_same_as_the_whole_layer() -> None:
+    """Of every loop that a layer's blocks go through, with blocks that no strip ends with."""
+    size, cuts = 6000, (0, 33, 2081, 2082, 6000)
+    deal = Deal(32, 32, 13, size, seed=3)
+    n, bits = deal.n, deal.index_bits
+    rng = np.random.default_rng(2)
+    h, other = (rng.integers(0, 1 << 32, size, np.uint32) for _ in range(2))
+    p2 = deal.products_o[:2].copy()
+
+    def run(edges: tuple[int, ...]) -> list[Words]:
+        masked, received = np.empty(size, np.uint32), np.empty(size, np.uint32)
+        own_d, own_o, joint = (np.empty(size, np.uint8) for _ in range(3))
+        share, out, result = (np.empty(size, np.uint32) for _ in range(3))
+        sent: list[list[Words]] = [[], [], []]
+        for first, end in pairwise(edges):
+            count, piece = end - first, slice(first, end)
+            message = np.empty((3, count), np.uint8)
+            kernels.open_comparison(
+                h, deal.r_o, deal.mu_o, deal.level1_o, first, 32, 13, masked, message
+            )
+            reply, decision, top = (np.empty(count, np.uint8) for _ in range(3))
+            tables = deal.level1_d, deal.level2_d
+            kernels.select_comparison(message, deal.mu_d, *tables, first, n, received, own_d, reply)
+            kernels.decide_comparison(masked, reply, deal.level2_o, first, n, bits, decision, joint)
+            own_o[piece] = decision
+            kernels.finish_comparison(
+                masked,
+                joint[piece],
+                deal.products_o,
+                other[piece],
+                first,
+                n,
+                U(1),
+                U(1),
+                out[piece],
+            )
+            kernels.open_truncation(h, deal.r_o, p2, first, 32, 13, top, share)
+            kernels.finish_truncation(top, p2, other, first, result[piece])
+            for kind, data in zip(sent, (message, reply[None], top[None]), strict=True):
+                kind.append(data)
+        joined = [np.concatenate(data, axis=1) for data in sent]
+        return [masked, received, own_d, own_o, joint, share, out, result, *joined]
+
+    for whole, parts in zip(run((0, size)), run(cuts), strict=True):
+        assert (whole == parts).all()
