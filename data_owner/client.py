@@ -80,7 +80,11 @@ class Client:
         )
         try:
             self._sessions = Sessions(
-                config.store, self._model_owner, self._crypto_provider, config.deadline_seconds
+                config.store,
+                self._model_owner,
+                self._crypto_provider,
+                config.deadline_seconds,
+                config.window_bytes,
             )
         except BaseException:
             self._model_owner.close()

@@ -7,7 +7,7 @@ before the session is consumed, so that what can fail beforehand costs no sessio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,7 +32,10 @@ Infer = Callable[[NDArray[np.floating], Channel], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Offline:
-    """What a session needs before its image: messages for the vendor, and what the clinic keeps."""
+    """What a session needs before its image: messages for the vendor, and what the clinic keeps.
+
+    The messages are made as they are sent, and need the key until then.
+    """
 
     frames: Iterator[Frame]
     kept: bytes = field(repr=False)
@@ -71,8 +74,11 @@ class Engine(Protocol):
         """The offline message of a session."""
         ...
 
-    def open(self, seconds: float) -> AbstractContextManager[Opened]:
-        """What one inference takes besides its session, for so long at most."""
+    def open(self, seconds: float, window_bytes: int) -> AbstractContextManager[Opened]:
+        """What one inference takes besides its session, for so long at most.
+
+        ``window_bytes`` of its streams are expanded ahead (:mod:`radiopaque.engine.window`).
+        """
         ...
 
 
@@ -98,19 +104,30 @@ class GateEngine:
         return Offline(message.frames(), message.output_mask.tobytes())
 
     @contextmanager
-    def open(self, seconds: float) -> Iterator[Opened]:
-        yield self
+    def open(self, seconds: float, window_bytes: int) -> Iterator[Opened]:
+        with ExitStack() as runs:
+            yield _OpenedGates(self._plan, self._artefact, window_bytes, runs)
+
+
+@dataclass(frozen=True)
+class _OpenedGates:
+    plan: Plan
+    artefact: ArtefactId
+    window_bytes: int
+    runs: ExitStack
 
     def wait_ready(self) -> None:
         """Always."""
 
     def start(self, session: bytes, secret: bytes) -> Infer:
-        key = gates.SessionKey(self._artefact, session, SecretKey(secret[:KEY_BYTES]))
-        return gates.DataOwnerRun(self._plan, key, self._output_mask(secret)).infer
+        key = gates.SessionKey(self.artefact, session, SecretKey(secret[:KEY_BYTES]))
+        run = gates.DataOwnerRun(self.plan, key, self._output_mask(secret), self.window_bytes)
+        self.runs.callback(run.close)
+        return run.infer
 
     def _output_mask(self, secret: bytes) -> RingArray:
         words = np.frombuffer(secret, np.uint8, offset=KEY_BYTES)
-        return words.view(ring_dtype(self._plan.ring_bits)).reshape(self._plan.output_step.shape)
+        return words.view(ring_dtype(self.plan.ring_bits)).reshape(self.plan.output_step.shape)
 
 
 class CryptenEngine:
@@ -134,7 +151,7 @@ class CryptenEngine:
         return Offline(iter(()), b"")
 
     @contextmanager
-    def open(self, seconds: float) -> Iterator[Opened]:
+    def open(self, seconds: float, window_bytes: int) -> Iterator[Opened]:
         with Worker(seconds) as worker:
             yield _OpenedCrypten(self._plan, self._encoded, self._artefact, worker)
 

@@ -78,12 +78,18 @@ class Sessions:
     """All sessions of one clinic with one vendor and one crypto provider."""
 
     def __init__(
-        self, store: Path, model_owner: Peer, crypto_provider: Peer, deadline_seconds: float
+        self,
+        store: Path,
+        model_owner: Peer,
+        crypto_provider: Peer,
+        deadline_seconds: float,
+        window_bytes: int,
     ) -> None:
         self._ledger = Ledger(store / "sessions.sqlite", DATA_OWNER)
         self._model_owner = model_owner
         self._crypto_provider = crypto_provider
         self._deadline = deadline_seconds
+        self._window_bytes = window_bytes
         self._mutex = threading.Lock()
         self._held: set[bytes] = set()
 
@@ -211,7 +217,7 @@ class Sessions:
         )
 
     def _run(self, model: LocalModel, session: bytes, images: NDArray[np.floating]) -> Answer:
-        with model.engine.open(self._deadline) as opened:
+        with model.engine.open(self._deadline, self._window_bytes) as opened:
             return self._run_opened(opened, session, images)
 
     def _run_opened(self, opened: Opened, session: bytes, images: NDArray[np.floating]) -> Answer:

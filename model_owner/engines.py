@@ -7,7 +7,7 @@ that does not start) costs no session; what it yields starts one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from model_owner.material import SessionMaterial
 from radiopaque.engine.artefact import ArtefactId
@@ -38,13 +38,18 @@ class GateHost:
         return self._model.plan
 
     @contextmanager
-    def open(self, seconds: float) -> Iterator[Start]:
-        """Ready at once."""
-        yield self._start
+    def open(self, seconds: float, window_bytes: int) -> Iterator[Start]:
+        """Ready at once; what is loaded is freed with the block."""
+        model, artefact = self._model, self._artefact
+        with ExitStack() as opened:
 
-    def _start(self, session: bytes, key_o: SecretKey, prepared: SessionMaterial) -> Run:
-        material = prepared.load(self._model.plan)
-        return ModelOwnerRun(self._model, self._artefact, session, key_o, material).run
+            def start(session: bytes, key_o: SecretKey, prepared: SessionMaterial) -> Run:
+                material = prepared.load(model.plan)
+                run = ModelOwnerRun(model, artefact, session, key_o, material, window_bytes)
+                opened.callback(run.close)
+                return run.run
+
+            yield start
 
 
 class CryptenHost:
@@ -59,8 +64,11 @@ class CryptenHost:
         return self._stored.plan
 
     @contextmanager
-    def open(self, seconds: float) -> Iterator[Start]:
-        """A worker with its libraries loaded; it ends with the block."""
+    def open(self, seconds: float, window_bytes: int) -> Iterator[Start]:
+        """A worker with its libraries loaded; it ends with the block.
+
+        It asks for its material tuple by tuple, so there is nothing to load ahead.
+        """
         stored = self._stored
         with Worker(seconds) as worker:
             worker.wait_ready()

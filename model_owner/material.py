@@ -8,8 +8,9 @@ from the ledger makes the files unreadable, whatever the disk keeps.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from radiopaque.engine.material import RegionReader, assemble, region_sizes, regions
+from radiopaque.engine.material import RegionReader, region_sizes
 from radiopaque.engine.model_owner import Material
 from radiopaque.engine.plans import AnyPlan
 from radiopaque.errors import StoreError
@@ -28,7 +29,7 @@ from radiopaque.files import PRIVATE_FILE_MODE, make_private_directory
 from radiopaque.gates.base import Raw
 from radiopaque.graph.plan import Plan
 from radiopaque.prg import SecretKey
-from radiopaque.transport.link import payload_pieces
+from radiopaque.transport.link import PAYLOAD_BYTES, payload_pieces
 from radiopaque.wire.frames import Frame, Kind
 
 _TAG_BYTES = 16
@@ -50,41 +51,30 @@ class MaterialStore:
         return MaterialWriter(self._path(session, kind), reader, session, kind, key)
 
     def load(self, plan: Plan, session: bytes, key: SecretKey) -> Material:
-        """Both messages of a session, decrypted. Raises StoreError where a file is not whole."""
-        regions = {}
-        for kind in (Kind.CORRECTION, Kind.OFFLINE):
-            payloads = self._payloads(plan, session, kind, key)
-            regions[kind] = assemble(plan, kind, payloads)
-        return Material(regions[Kind.CORRECTION], regions[Kind.OFFLINE])
+        """Both messages of a session, each region decrypted when it is asked for.
+
+        Raises StoreError where a file is not whole, and later where a region is damaged.
+        """
+        return Material(
+            self._regions(plan, session, Kind.CORRECTION, key),
+            self._regions(plan, session, Kind.OFFLINE, key),
+        )
 
     def corrections(
         self, plan: AnyPlan, session: bytes, key: SecretKey
     ) -> Iterator[tuple[int, Raw]]:
         """(gate, region) of the crypto provider's message, each read when it is asked for."""
-        kind = Kind.CORRECTION
-        return regions(plan, kind, self._payloads(plan, session, kind, key))
+        return self._regions(plan, session, Kind.CORRECTION, key)
 
-    def _payloads(self, plan: AnyPlan, session: bytes, kind: Kind, key: SecretKey) -> Iterator[Raw]:
-        cipher = AESGCM(key.reveal())
+    def _regions(
+        self, plan: AnyPlan, session: bytes, kind: Kind, key: SecretKey
+    ) -> Iterator[tuple[int, Raw]]:
         path = self._path(session, kind)
-        pieces = [
-            piece.stop - piece.start
-            for size in region_sizes(plan, kind).values()
-            for _, piece in payload_pieces(size)
-        ]
-        try:
-            with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size != sum(pieces) + _TAG_BYTES * len(pieces):
-                    raise InvalidTag
-                for position, size in enumerate(pieces):
-                    sealed = file.read(size + _TAG_BYTES)
-                    plain = cipher.decrypt(_nonce(kind, position), sealed, _associated(session))
-                    yield np.frombuffer(plain, np.uint8)
-        except (OSError, InvalidTag) as error:
-            raise StoreError(
-                f"prepared material {path.name} is missing or damaged; "
-                "the session is lost, prepare another"
-            ) from error
+        sizes = region_sizes(plan, kind)
+        with _whole(path):
+            if path.stat().st_size != sum(map(_sealed_size, sizes.values())):
+                raise InvalidTag
+        return _decrypted(path, sizes, kind, _associated(session), AESGCM(key.reveal()))
 
     def delete(self, session: bytes) -> None:
         """Remove a session's files; missing ones do not matter."""
@@ -121,7 +111,7 @@ class SessionMaterial:
     key: SecretKey = field(repr=False)
 
     def load(self, plan: Plan) -> Material:
-        """Both messages; the key is of no use afterwards and erased."""
+        """Both messages. The key is erased; what decrypts them goes when they do."""
         material = self.store.load(plan, self.session, self.key)
         self.key.erase()
         return material
@@ -184,6 +174,45 @@ class MaterialWriter:
             self._file.close()
         if error is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _decrypted(
+    path: Path, sizes: Mapping[int, int], kind: Kind, associated: bytes, cipher: AESGCM
+) -> Iterator[tuple[int, Raw]]:
+    """(gate, region) from a file that has the right size, each read when it is asked for."""
+    sealed = memoryview(bytearray(PAYLOAD_BYTES + _TAG_BYTES))
+    positions = itertools.count()
+
+    def region(size: int) -> Raw:
+        whole = np.empty(size, np.uint8)
+        for _, piece in payload_pieces(size):
+            taken = sealed[: piece.stop - piece.start + _TAG_BYTES]
+            if file.readinto(taken) != len(taken):
+                raise InvalidTag
+            cipher.decrypt_into(_nonce(kind, next(positions)), taken, associated, whole[piece].data)
+        return whole
+
+    with _whole(path), path.open("rb") as file:
+        for gate, size in sizes.items():
+            # no name for it here: it would live on while nobody needs it any more
+            yield gate, region(size)
+
+
+def _sealed_size(size: int) -> int:
+    """Bytes on disk of a region of ``size`` bytes."""
+    return size + _TAG_BYTES * len(list(payload_pieces(size)))
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """A file that is missing or was changed as StoreError."""
+    try:
+        yield
+    except (OSError, InvalidTag) as error:
+        raise StoreError(
+            f"prepared material {path.name} is missing or damaged; "
+            "the session is lost, prepare another"
+        ) from error
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class Limits:
     concurrent_inferences: int
     material_bytes: int
     session_seconds: float
+    window_bytes: int
 
 
 class ModelOwner:
@@ -175,7 +176,7 @@ class ModelOwner:
                 "try again in a second"
             )
         try:
-            with model.host.open(call.deadline_seconds) as begin:
+            with model.host.open(call.deadline_seconds, self._limits.window_bytes) as begin:
                 self._run(begin, start.session, channel)
         except RadiopaqueError as error:
             _log.warning(

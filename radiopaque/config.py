@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from radiopaque.certificates import Role
 from radiopaque.engine.names import EngineName
+from radiopaque.engine.window import WINDOW_BYTES
 from radiopaque.errors import ConfigError
 
 _MAX_FILE_BYTES: Final = 1 << 20
@@ -51,6 +52,7 @@ Address = Annotated[str, AfterValidator(_address)]
 Listen = Annotated[str, AfterValidator(_listen)]
 Seconds = Annotated[float, Field(gt=0, le=3600, strict=True)]
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+Bytes = Annotated[int, Field(ge=1, strict=True)]
 
 
 class _Table(BaseModel):
@@ -152,11 +154,14 @@ class ModelOwnerLimits(CallLimits):
     session_days: Count = Field(
         90, description="Days that a prepared session waits for its image before it is deleted."
     )
-    material_bytes: int = Field(
+    material_bytes: Bytes = Field(
         20_000_000_000,
-        ge=1,
-        strict=True,
         description="Disk space for the material of prepared sessions.",
+    )
+    window_bytes: Bytes = Field(
+        WINDOW_BYTES,
+        description="Memory for the material of one inference. What is beyond it (or beyond the "
+        "largest layer, if that takes more) is read while the inference runs.",
     )
 
 
@@ -204,6 +209,11 @@ class DataOwnerConfig(_Table):
     )
     deadline_seconds: Seconds = Field(
         120.0, description="How long one call to another party may take."
+    )
+    window_bytes: Bytes = Field(
+        WINDOW_BYTES,
+        description="Memory for the material of one inference. What is beyond it (or beyond the "
+        "largest layer, if that takes more) is computed while the inference runs.",
     )
     tls: TlsConfig
     model_owner: PeerConfig

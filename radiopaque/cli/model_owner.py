@@ -47,6 +47,7 @@ def _serve(
                 limits.concurrent_inferences,
                 limits.material_bytes,
                 limits.session_days * 86_400.0,
+                limits.window_bytes,
             ),
         )
         try:

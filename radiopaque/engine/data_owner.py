@@ -6,19 +6,22 @@ left online depends on streams alone, so a prepared session is a key and the mas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radiopaque.engine.artefact import ArtefactId, MaskedWeights
-from radiopaque.engine.material import region_frames
+from radiopaque.engine.material import expected_state_bytes, region_frames
+from radiopaque.engine.window import WINDOW_BYTES, Pending, Window
 from radiopaque.errors import SessionStateError, TensorError
 from radiopaque.gates import halves, sites
-from radiopaque.gates.base import Answering, Preparing, Raw
-from radiopaque.graph.plan import Plan
+from radiopaque.gates.base import Answering, Preparing, Raw, Site
+from radiopaque.gates.relu import fresh_mask
+from radiopaque.graph.plan import FRESH_GATES, Plan
 from radiopaque.prg import SecretKey, Streams
 from radiopaque.ring import RingArray, decode, encode
 from radiopaque.telemetry import recorder
@@ -42,59 +45,94 @@ class SessionKey:
 
 @dataclass(frozen=True)
 class OfflineMessage:
-    """Deltas and re-masks of one session, by gate, and the mask of the result.
+    """The mask of a session's result, and its deltas and re-masks, computed as they are sent.
 
-    Sent once: the ledger must hold the binding digest durably before the first frame leaves.
+    Sent once: the ledger must hold the binding digest durably before the first frame leaves. The
+    key must live until the last one has.
     """
 
-    session: bytes
-    regions: dict[int, Raw] = field(repr=False)
+    plan: Plan = field(repr=False)
+    key: SessionKey
+    weights: MaskedWeights = field(repr=False)
     output_mask: RingArray = field(repr=False)
+
+    def regions(self) -> Iterator[tuple[int, Raw]]:
+        """(gate, region) in plan order: a walk on the masks, no further than it is asked for.
+
+        Costs one plaintext-sized ring convolution a layer.
+        """
+        context = Preparing(self.key.streams(), self.weights.maps)
+        masks: dict[int, RingArray] = {}
+        freed = self.plan.last_uses()
+        for site in sites(self.plan):
+            with recorder.span("prepare", site.number):
+                prepared = halves(site.step.gate).prepare(
+                    context, site, [masks[i] for i in site.step.inputs]
+                )
+            masks[site.number] = prepared.mask
+            for value in freed[site.number]:
+                del masks[value]
+            if prepared.message is not None:
+                yield site.number, prepared.message
 
     def frames(self) -> Iterator[Frame]:
         """The OFFLINE frames in plan order."""
-        for gate, region in self.regions.items():
-            yield from region_frames(self.session, gate, Kind.OFFLINE, region)
+        for gate, region in self.regions():
+            yield from region_frames(self.key.session, gate, Kind.OFFLINE, region)
 
 
 def prepare(plan: Plan, key: SessionKey, weights: MaskedWeights) -> OfflineMessage:
-    """Walk the plan on the masks. Costs one plaintext-sized ring convolution a layer."""
+    """A session's offline message, of which only the mask of the result is computed yet."""
+    return OfflineMessage(plan, key, weights, _output_mask(plan, key, weights))
+
+
+def _output_mask(plan: Plan, key: SessionKey, weights: MaskedWeights) -> RingArray:
+    """The mask of the result: a walk from the last fresh masks, which depend on no other gate."""
+    last = len(plan.steps) - 1
+    needed = {last}
+    for number in range(last, -1, -1):
+        if number in needed and not isinstance(plan.steps[number].gate, FRESH_GATES):
+            needed.update(plan.steps[number].inputs)
     context = Preparing(key.streams(), weights.maps)
     masks: dict[int, RingArray] = {}
-    regions: dict[int, Raw] = {}
     freed = plan.last_uses()
     for site in sites(plan):
-        with recorder.span("prepare", site.number):
-            prepared = halves(site.step.gate).prepare(
-                context, site, [masks[i] for i in site.step.inputs]
-            )
-        masks[site.number] = prepared.mask
+        if site.number in needed:
+            gate = site.step.gate
+            if isinstance(gate, FRESH_GATES):
+                masks[site.number] = fresh_mask(context.streams, site)
+            else:
+                inputs = [masks[i] for i in site.step.inputs]
+                masks[site.number] = halves(gate).prepare(context, site, inputs).mask
         for value in freed[site.number]:
-            del masks[value]
-        if prepared.message is not None:
-            regions[site.number] = prepared.message
-    return OfflineMessage(key.session, regions, masks[len(plan.steps) - 1])
+            masks.pop(value, None)
+    return masks[last]
 
 
 class DataOwnerRun:
-    """A session about to meet its image: all streams expanded, in memory.
+    """A session about to meet its image: as many of its streams as the window takes are expanded.
 
     Make it after the ledger says STARTED and the key is erased from it; it runs once, because
-    every gate answers once.
+    every gate answers once. The key is erased when all streams are expanded, at the latest when
+    the run is over or closed.
     """
 
-    def __init__(self, plan: Plan, key: SessionKey, output_mask: RingArray) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        key: SessionKey,
+        output_mask: RingArray,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
         self._plan = plan
         self._session = key.session
         self._spent = False
-        streams = key.streams()
-        self._states: dict[int, Any] = {}
-        for site in sites(plan):
-            with recorder.span("load", site.number):
-                state = halves(site.step.gate).load_answer(streams, site, output_mask)
-            if state is not None:
-                self._states[site.number] = state
-        key.key_d.erase()
+        self._window = Window(_loading(plan, key, output_mask), window_bytes)
+        self._window.fill()
+
+    def close(self) -> None:
+        """Free the streams that are left. A run that has begun does it too."""
+        self._window.close()
 
     def infer(self, images: NDArray[np.floating], channel: Channel) -> NDArray[np.float64]:
         """The network's outputs for preprocessed images, both in the shapes of the plan.
@@ -108,12 +146,31 @@ class DataOwnerRun:
             raise SessionStateError("this session was already run; prepare another session")
         self._spent = True
         context = Answering(Link(channel, self._session), encoded)
-        for site in sites(self._plan):
-            with recorder.span("answer", site.number):
-                halves(site.step.gate).answer(context, site, self._states.pop(site.number, None))
+        with self._window:
+            for site in sites(self._plan):
+                state = self._window.take(site.number)
+                with recorder.span("answer", site.number):
+                    halves(site.step.gate).answer(context, site, state)
+                # before the next one is waited for
+                del state
         if context.result is None:
             raise TypeError("the plan has no output gate")
         return decode(context.result, self._plan.output_step.scale)
+
+
+def _loading(plan: Plan, key: SessionKey, output_mask: RingArray) -> Generator[Pending]:
+    streams = key.streams()
+    try:
+        for site in sites(plan):
+            load = partial(_load, streams, site, output_mask)
+            yield Pending(site.number, expected_state_bytes(site), load)
+    finally:
+        key.key_d.erase()
+
+
+def _load(streams: Streams, site: Site, output_mask: RingArray) -> Any:
+    with recorder.span("load", site.number):
+        return halves(site.step.gate).load_answer(streams, site, output_mask)
 
 
 def encode_images(plan: Plan, images: NDArray[np.floating]) -> RingArray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,17 +61,20 @@ class LocalDeployment:
         inputs = crypto_provider.DealInputs(plan, artefact, session, key_d, key_o, self.mask_maps)
         corrections = _assemble(plan, session, Kind.CORRECTION, crypto_provider.deal(inputs))
         dealt = time.perf_counter()
-        serving = model_owner.ModelOwnerRun(
-            self.model, artefact, session, key_o, model_owner.Material(corrections, offline)
-        )
-        asking = data_owner.DataOwnerRun(plan, own, message.output_mask)
-        prepared = time.perf_counter()
-        channel: Channel = connect(serving.run)
-        try:
-            outputs = asking.infer(images, channel)
-        finally:
-            channel.close()
-        finished = time.perf_counter()
+        material = model_owner.Material(corrections.items(), offline.items())
+        with (
+            closing(
+                model_owner.ModelOwnerRun(self.model, artefact, session, key_o, material)
+            ) as serving,
+            closing(data_owner.DataOwnerRun(plan, own, message.output_mask)) as asking,
+        ):
+            prepared = time.perf_counter()
+            channel: Channel = connect(serving.run)
+            try:
+                outputs = asking.infer(images, channel)
+            finally:
+                channel.close()
+            finished = time.perf_counter()
         return LocalResult(
             outputs, channel.counters, finished - prepared, dealt - started, prepared - dealt
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from radiopaque.errors import MessageOrderError
 from radiopaque.gates import halves, sites
-from radiopaque.gates.base import Raw
+from radiopaque.gates.base import Raw, Site
 from radiopaque.graph.plan import Plan
 from radiopaque.telemetry import recorder
 from radiopaque.transport.link import accept, payload_pieces
@@ -30,13 +30,19 @@ def region_sizes(plan: AnyPlan, kind: Kind) -> dict[int, int]:
     if not isinstance(plan, Plan):
         # under CrypTen the data owner has nothing to send offline
         return dict(plan.correction_sizes()) if kind is Kind.CORRECTION else {}
-    sizes = {}
-    for site in sites(plan):
-        cost = halves(site.step.gate).cost(site)
-        size = cost.correction_bytes if kind is Kind.CORRECTION else cost.offline_bytes
-        if size:
-            sizes[site.number] = size
-    return sizes
+    found = {site.number: region_size(site, kind) for site in sites(plan)}
+    return {gate: size for gate, size in found.items() if size}
+
+
+def region_size(site: Site, kind: Kind) -> int:
+    """Bytes of one gate's region; 0 where it has none."""
+    cost = halves(site.step.gate).cost(site)
+    return cost.correction_bytes if kind is Kind.CORRECTION else cost.offline_bytes
+
+
+def expected_state_bytes(site: Site) -> int:
+    """About what a gate's state takes in memory at either party, which are halves of one thing."""
+    return region_size(site, Kind.CORRECTION) + region_size(site, Kind.OFFLINE)
 
 
 def region_frames(session: bytes, gate: int, kind: Kind, region: Raw) -> Iterator[Frame]:

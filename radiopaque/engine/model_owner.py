@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from radiopaque.engine.artefact import ArtefactId
-from radiopaque.errors import SessionStateError
+from radiopaque.engine.material import expected_state_bytes, region_size
+from radiopaque.engine.window import WINDOW_BYTES, Pending, Window
+from radiopaque.errors import SessionStateError, StoreError
 from radiopaque.gates import halves, sites
-from radiopaque.gates.base import Evaluating, Raw
+from radiopaque.gates.base import Evaluating, Raw, Site
 from radiopaque.gates.linear_maps import LinearMap, linear_maps
 from radiopaque.graph.plan import Plan
 from radiopaque.graph.weights import Weights
@@ -20,6 +23,7 @@ from radiopaque.ring import RingArray
 from radiopaque.telemetry import recorder
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.link import Link
+from radiopaque.wire.frames import Kind
 
 _NOTHING: Raw = np.empty(0, np.uint8)
 
@@ -38,16 +42,21 @@ class Model:
 
 @dataclass(frozen=True)
 class Material:
-    """What the model owner stored for one session: both offline messages by gate."""
+    """What the model owner stored for one session: (gate, region) of both offline messages.
 
-    corrections: Mapping[int, Raw] = field(repr=False)
-    offline: Mapping[int, Raw] = field(repr=False)
+    In plan order, each read when its gate is loaded.
+    """
+
+    corrections: Iterable[tuple[int, Raw]] = field(repr=False)
+    offline: Iterable[tuple[int, Raw]] = field(repr=False)
 
 
 class ModelOwnerRun:
-    """A session about to start: material in memory, own streams expanded.
+    """A session about to start: as much of its material as the window takes is loaded.
 
-    Make it after the ledger says STARTED; it runs once, because every gate answers once.
+    Make it after the ledger says STARTED; it runs once, because every gate answers once. ``key_o``
+    is erased when all gates are loaded, at the latest when the run is over or closed. Raises
+    StoreError where material that was loaded so far is damaged.
     """
 
     def __init__(
@@ -57,23 +66,21 @@ class ModelOwnerRun:
         session: bytes,
         key_o: SecretKey,
         material: Material,
+        window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self._model = model
         self._session = session
         self._spent = False
         streams = Streams(key_o, artefact.plan_digest, session, "model-owner")
-        self._states: dict[int, Any] = {}
-        for site in sites(model.plan):
-            corrections = material.corrections.get(site.number, _NOTHING)
-            offline = material.offline.get(site.number, _NOTHING)
-            with recorder.span("load", site.number):
-                state = halves(site.step.gate).load_evaluate(streams, site, corrections, offline)
-            if state is not None:
-                self._states[site.number] = state
-        key_o.erase()
+        self._window = Window(_loading(model.plan, streams, key_o, material), window_bytes)
+        self._window.fill()
+
+    def close(self) -> None:
+        """Free the material that is left. Running does it too."""
+        self._window.close()
 
     def run(self, channel: Channel) -> None:
-        """Serve the online phase. ProtocolError and TransportError end the session.
+        """Serve the online phase. ProtocolError, TransportError and StoreError end the session.
 
         Raises SessionStateError before anything is received when it is run again.
         """
@@ -84,13 +91,56 @@ class ModelOwnerRun:
         context = Evaluating(Link(channel, self._session), self._model.maps, self._model.constants)
         values: dict[int, RingArray] = {}
         freed = plan.last_uses()
+        with self._window:
+            for site in sites(plan):
+                state = self._window.take(site.number)
+                with recorder.span("evaluate", site.number):
+                    inputs = [values[i] for i in site.step.inputs]
+                    values[site.number] = halves(site.step.gate).evaluate(
+                        context, site, state, inputs
+                    )
+                # before the next one is waited for
+                del state, inputs
+                for value in freed[site.number]:
+                    del values[value]
+
+
+def _loading(
+    plan: Plan, streams: Streams, key_o: SecretKey, material: Material
+) -> Generator[Pending]:
+    corrections, offline = iter(material.corrections), iter(material.offline)
+    try:
         for site in sites(plan):
-            with recorder.span("evaluate", site.number):
-                values[site.number] = halves(site.step.gate).evaluate(
-                    context,
-                    site,
-                    self._states.pop(site.number, None),
-                    [values[i] for i in site.step.inputs],
-                )
-            for value in freed[site.number]:
-                del values[value]
+            load = partial(_load, streams, site, corrections, offline)
+            yield Pending(site.number, expected_state_bytes(site), load)
+    finally:
+        key_o.erase()
+
+
+def _load(
+    streams: Streams,
+    site: Site,
+    corrections: Iterator[tuple[int, Raw]],
+    offline: Iterator[tuple[int, Raw]],
+) -> Any:
+    with recorder.span("load", site.number):
+        return halves(site.step.gate).load_evaluate(
+            streams,
+            site,
+            _region(site, Kind.CORRECTION, corrections),
+            _region(site, Kind.OFFLINE, offline),
+        )
+
+
+def _region(site: Site, kind: Kind, regions: Iterator[tuple[int, Raw]]) -> Raw:
+    """The region of one gate, which is next where it has one."""
+    size = region_size(site, kind)
+    if not size:
+        return _NOTHING
+    gate, region = next(regions, (-1, _NOTHING))
+    if (gate, region.size) != (site.number, size):
+        raise StoreError(
+            f"the prepared material lacks the {kind.name} region of gate {site.number}; "
+            "the session is lost, prepare another"
+        )
+    return region

@@ -63,6 +63,7 @@ class Inside:
             hosts.concurrent_inferences,
             hosts.material_bytes,
             hosts.session_days * 86_400.0,
+            hosts.window_bytes,
         )
         self._peer = Peer(
             Role.CRYPTO_PROVIDER, self.provider.address, self.identity(Role.MODEL_OWNER)

@@ -98,7 +98,7 @@ def run_model_owner(
         public.artefact_id,
         public.session,
         SecretKey(key_o),
-        serving.Material(corrections, offline),
+        serving.Material(corrections.items(), offline.items()),
     ).run(data_owner)
 
 

@@ -90,7 +90,7 @@ def test_two_offline_messages_of_one_session_would_unmask_the_image() -> None:
         message = data_owner.prepare(PLAN, key, weights)
         repeated = data_owner.prepare(PLAN, key, weights)
         assert list(message.frames()) == list(repeated.frames())
-        messages.append((weights, message.regions[2]))
+        messages.append((weights, dict(message.regions())[2]))
     (first, one), (second, two) = messages
     assert first.digest != second.digest
     bindings = {artefacts.binding_digest(session.artefact.id, w.digest) for w in (first, second)}

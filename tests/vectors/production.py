@@ -123,8 +123,8 @@ class FixedSession:
             self.session,
             SecretKey(self._key_o),
             model_owner.Material(
-                self.regions(Kind.CORRECTION, corrections),
-                self.regions(Kind.OFFLINE, offline),
+                self.regions(Kind.CORRECTION, corrections).items(),
+                self.regions(Kind.OFFLINE, offline).items(),
             ),
         )
 
@@ -161,7 +161,7 @@ def produce(inputs: dict[str, Any]) -> dict[str, Any]:
         "plan_digest": fixed.artefact.plan_digest.hex(),
         "masked_weights": fixed.masked_weights().hex(),
         "corrections": _hex(corrections),
-        "offline": _hex(fixed.offline_message().regions),
+        "offline": _hex(dict(fixed.offline_message().regions())),
         "data_owner_to_model_owner": [_listed(frame) for frame in channel.sent],
         "model_owner_to_data_owner": [_listed(frame) for frame in channel.received],
         "data_owner_frames_sha256": _digest(channel.sent),

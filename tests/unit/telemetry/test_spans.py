@@ -52,12 +52,13 @@ def test_a_session_leaves_a_span_of_every_gate_and_frame(
     gates = list(range(len(plan.steps)))
     # the last gate's is over a moment after the data owner has its result
     until(lambda: sum(span.activity == "evaluate" for span in spans) == len(gates))
-    for activity in ("prepare", "answer", "evaluate"):
+    for activity in ("answer", "evaluate"):
         assert [span.gate for span in spans if span.activity == activity] == gates
-    dealt = [span.gate for span in spans if span.activity == "deal"]
-    # nobody asks for what comes after the last correction
-    assert dealt == gates[: len(dealt)]
-    assert set(region_sizes(plan, Kind.CORRECTION)) <= set(dealt)
+    for activity, kind in (("deal", Kind.CORRECTION), ("prepare", Kind.OFFLINE)):
+        # nobody asks for what comes after the last region
+        made = [span.gate for span in spans if span.activity == activity]
+        assert made == gates[: len(made)]
+        assert set(region_sizes(plan, kind)) <= set(made)
     # loaded by both the data owner and the model owner
     assert Counter(span.gate for span in spans if span.activity == "load") == dict.fromkeys(
         gates, 2

@@ -1,0 +1,155 @@
+"""What a session needs before its image, loaded gate by gate, at most a window ahead of the walk.
+
+A party's online walk goes through the plan once, and each gate needs its stored material and
+expanded streams (its *state*) once, in plan order. A thread loads states in that order and waits
+where the next one would not fit into the window beside those that are loaded. So memory is bounded
+by the window or the largest gate, whichever is larger, and not by the depth of the network; what
+fits into the window is loaded before the image is there and costs no online time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import fields, is_dataclass
+from types import TracebackType
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from radiopaque.errors import SessionStateError
+
+WINDOW_BYTES: Final = 1 << 30
+"""Default size: a ResNet-50 at 224 by 224 pixels fits as a whole."""
+
+
+class Pending(NamedTuple):
+    """A gate whose state is to be loaded next."""
+
+    gate: int
+    expected_bytes: int
+    """Of its state, as far as the plan says; counted is what was loaded in the end."""
+    load: Callable[[], Any]
+
+
+class Window:
+    """States of one session on their way to the walk. A context manager: leaving it ends loading.
+
+    ``gates`` yields every gate of the plan in order. It runs in the loading thread, and is closed
+    there when all gates are loaded, one has failed, or the window is closed.
+    """
+
+    def __init__(self, gates: Generator[Pending], window_bytes: int) -> None:
+        self.peak_bytes = 0
+        """Most bytes of states that were loaded at once, the one in use included."""
+        self._gates = gates
+        self._size = window_bytes
+        self._loaded: deque[tuple[int, Any, int]] = deque()
+        self._held = 0
+        self._in_use = 0
+        self._full = False
+        self._done = False
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._changed = threading.Condition()
+        self._loader = threading.Thread(target=self._run, name="radiopaque-load", daemon=True)
+        self._loader.start()
+
+    def fill(self) -> None:
+        """Return when every state is loaded, or the next one waits for room.
+
+        Raises what loading has raised so far, StoreError for damaged material, and closes then.
+        """
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._full or self._done)
+                if self._failure is not None:
+                    raise self._failure
+        except BaseException:
+            self.close()
+            raise
+
+    def take(self, gate: int) -> Any:
+        """The state of ``gate``, the next one in the plan; None where it has none.
+
+        The state before it counts as freed. Raises what loading this one has raised, and
+        SessionStateError when the window is closed.
+        """
+        with self._changed:
+            self._held -= self._in_use
+            self._in_use = 0
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._loaded or self._done)
+            if not self._loaded:
+                raise self._failure or SessionStateError(
+                    "the material of this session is not there any more; prepare another session"
+                )
+            number, state, self._in_use = self._loaded.popleft()
+        if number != gate:
+            raise ValueError(f"gate {number} is next, not {gate}")
+        return state
+
+    def close(self) -> None:
+        """Free what was not taken and end the thread, which finishes the gate that it is at."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._loader.join()
+        self._loaded.clear()
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            for gate, expected, load in self._gates:
+                if not self._has_room(expected):
+                    break
+                self._add(gate, load())
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._gates.close()
+            with self._changed:
+                self._done = True
+                self._changed.notify_all()
+
+    def _has_room(self, expected: int) -> bool:
+        """Wait until the next state fits, or nothing else is loaded; False once closed."""
+
+        def decided() -> bool:
+            return self._closed or self._held == 0 or self._held + expected <= self._size
+
+        with self._changed:
+            if not decided():
+                self._full = True
+                self._changed.notify_all()
+                self._changed.wait_for(decided)
+                self._full = False
+            return not self._closed
+
+    def _add(self, gate: int, state: Any) -> None:
+        size = state_bytes(state)
+        with self._changed:
+            self._loaded.append((gate, state, size))
+            self._held += size
+            self.peak_bytes = max(self.peak_bytes, self._held)
+            self._changed.notify_all()
+
+
+def state_bytes(state: Any) -> int:
+    """Bytes of the arrays in a gate's state."""
+    if isinstance(state, np.ndarray):
+        return state.nbytes
+    if is_dataclass(state):
+        return sum(state_bytes(getattr(state, one.name)) for one in fields(state))
+    return 0
