@@ -130,6 +130,11 @@ class DataOwnerRun:
         self._window = Window(_loading(plan, key, output_mask), window_bytes)
         self._window.fill()
 
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes of prepared gates that were in memory at once."""
+        return self._window.peak_bytes
+
     def close(self) -> None:
         """Free the streams that are left. A run that has begun does it too."""
         self._window.close()

@@ -75,6 +75,11 @@ class ModelOwnerRun:
         self._window = Window(_loading(model.plan, streams, key_o, material), window_bytes)
         self._window.fill()
 
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes of prepared gates that were in memory at once."""
+        return self._window.peak_bytes
+
     def close(self) -> None:
         """Free the material that is left. Running does it too."""
         self._window.close()

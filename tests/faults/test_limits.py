@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+import numpy as np
 import pytest
 
 from data_owner import Client
@@ -24,7 +25,8 @@ LIMITS = {
         "models = 1\nreserved_sessions = 3\nreserved_per_clinic = 2\nreservation_seconds = 1.0"
     ),
     "owner": (
-        "sessions_per_clinic = 2\nconcurrent_inferences = 1\nmaterial_bytes = 300_000\n"
+        "sessions_per_clinic = 2\nconcurrent_inferences = 1\nmaterial_bytes = 250_000\n"
+        "window_bytes = 1\n"
         "concurrent_calls = 4\ncalls_per_peer = 3\nlongest_call_seconds = 60.0"
     ),
 }
@@ -67,6 +69,18 @@ def test_prepared_sessions_of_a_clinic_and_of_all(tight: Deployment) -> None:
         tight.assert_used_up(*(row for row in tight.owner.sessions()))
         hoarder.prepare()
         use_up(hoarder)
+
+
+def test_memory_for_one_gate_at_a_time(tight: Deployment) -> None:
+    """At both parties: the result is the same."""
+    network = tight.networks["lungs-1.10"]
+    clinic = tight.clinic("small")
+    clinic.config.write_text("window_bytes = 1\n" + clinic.config.read_text())
+    images = network.images(3)
+    value, bound = network.plaintext(images)
+    with Client.from_config(clinic.config) as client:
+        answer = client.infer_tensor(images)
+    assert (np.abs(answer.outputs - value) <= bound).all()
 
 
 def test_inferences_at_once(tight: Deployment) -> None:

@@ -164,6 +164,16 @@ nam = "x"
     assert "has 12 problem(s)" in message
 
 
+@pytest.mark.parametrize("value", ["0", "-1", '"1 GB"', "1e9", "true"])
+def test_windows_that_are_refused(tmp_path: Path, value: str) -> None:
+    owner = SMALLEST[Role.MODEL_OWNER].replace(
+        "[[models]]", f"[limits]\nwindow_bytes = {value}\n[[models]]"
+    )
+    assert "limits.window_bytes: " in problems(tmp_path, Role.MODEL_OWNER, owner)
+    clinic = f"window_bytes = {value}\n" + SMALLEST[Role.DATA_OWNER]
+    assert "  - window_bytes: " in problems(tmp_path, Role.DATA_OWNER, clinic)
+
+
 @pytest.mark.parametrize(
     "address",
     [
