@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.record import Record
 from radiopaque.certificates import Role
 from radiopaque.gates import GateCost
@@ -27,6 +28,10 @@ _PHASES = {
 }
 _FORTH, _BACK = "data_owner_to_model_owner", "model_owner_to_data_owner"
 _DEALT = "crypto_provider_to_model_owner"
+_HEADER_BYTES = 64
+"""More than any message has besides its payload."""
+_CONTROL_BYTES = 1024
+"""More than opening and closing a session takes."""
 
 
 def in_window(spans: Spans, begin: int, end: int) -> dict[Role, list[Span]]:
@@ -113,6 +118,38 @@ def traffic(predicted: GateCost, spans: Spans, runs: Sequence[Mapping[str, Any]]
                 }
             )
     return records
+
+
+def check(
+    predicted: GateCost, records: Sequence[Record], runs: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise BenchmarkError unless what was counted is what was predicted, and adds up.
+
+    Of every inference: its round trips. Of every link: the payload, to the byte, and that the bytes
+    at the transport are the payload and headers. Where a connection broke only the first is due,
+    because what the broken inference had sent was counted, too.
+    """
+    problems = [
+        f"inference {number} took {run['round_trips']} round trips, not {predicted.round_trips}"
+        for number, run in enumerate(runs)
+        if run["round_trips"] != predicted.round_trips
+    ]
+    if not any(run["broken"] for run in runs):
+        for record in records:
+            link = f"{record['phase']}, {record['link']}"
+            counted, due = record["payload_bytes"], record["predicted_payload_bytes"]
+            if counted != due:
+                problems.append(f"{link}: {counted} bytes of payload were counted, not {due}")
+            besides = record["bytes"] - counted
+            if not 0 <= besides <= _HEADER_BYTES * record["messages"] + _CONTROL_BYTES:
+                problems.append(f"{link}: {besides} bytes are neither payload nor headers")
+        sizes = {str((run["online_bytes"], run["offline"]["bytes"])) for run in runs}
+        if len(sizes) > 1:
+            problems.append(f"inferences differ in their bytes: {'; '.join(sorted(sizes))}")
+    if problems:
+        raise BenchmarkError(
+            f"counted and predicted cost differ, so neither is to be trusted: {'; '.join(problems)}"
+        )
 
 
 def _mean(total: int, count: int) -> int | float:

@@ -44,10 +44,10 @@ def bench(
     threads: list[int] = typer.Option([1], min=1, help="Threads of each party."),
     batch: list[int] = typer.Option([1], min=1, help="Images in one inference."),
     concurrency: list[int] = typer.Option([1], min=1, help="Inferences under way at once."),
-    inferences: int = typer.Option(5, min=1, help="Inferences measured, after one to warm up."),
+    inferences: int = typer.Option(7, min=1, help="Inferences measured, after one to warm up."),
     quick: bool = typer.Option(False, "--quick", help="The shipped model against its peers."),
     growth: bool = typer.Option(False, "--growth", help="Two networks over five image sizes."),
-    full: bool = typer.Option(False, "--full", help="All of benchmarks/results; takes hours."),
+    full: bool = typer.Option(False, "--full", help="All of benchmarks/results; over an hour."),
     json_file: Path | None = typer.Option(None, "--json", help="Write all figures here."),
     markdown: Path | None = typer.Option(None, help="Write the tables here as well."),
     plots: Path | None = typer.Option(None, help="Folder for plots."),
@@ -99,6 +99,7 @@ def bench(
         if path is not None:
             _tell(f"{what}: {path}")
     if harness.failures:
+        _tell(f"{harness.failures} of {len(cases)} cases FAILED; the reasons are above the tables")
         raise typer.Exit(1)
 
 

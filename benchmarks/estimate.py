@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from benchmarks.case import Case, Tell
+from benchmarks.engines.compiled import weight_bytes
 from benchmarks.models import Choice, obtain
-from benchmarks.tables import table
+from benchmarks.tables import engine_name, table
 from radiopaque.gates import GateCost, plan_cost
 from radiopaque.graph.compile import compile_model
+from radiopaque.graph.plan import Plan
 
-_START_SECONDS = 12.0
-_ONLINE_SECONDS = {"comparison": 3e-8, "multiply_add": 4e-11}
-_OFFLINE_SECONDS = {"comparison": 1e-7, "multiply_add": 1e-10}
-_CRYPTEN_SECONDS = {"comparison": 7e-6, "multiply_add": 1e-9}
-_PLAINTEXT_SECONDS = {"comparison": 0.0, "multiply_add": 2e-11}
+
+@dataclass(frozen=True)
+class _Rates:
+    """Seconds: to start and end, of any inference, of one with so much in it; for the weights."""
+
+    start: float
+    inference: float
+    comparison: float
+    multiply_add: float
+    weight_byte: float = 0.0
+
+
 _RATES = {
-    "onnxruntime": (_PLAINTEXT_SECONDS, {}),
-    "crypten-stock": (_CRYPTEN_SECONDS, {}),
-    "crypten": (_CRYPTEN_SECONDS, _CRYPTEN_SECONDS),
+    "onnxruntime": _Rates(1.0, 0.0, 0.0, 9e-12),
+    "crypten-stock": _Rates(5.0, 0.3, 3e-6, 5e-10),
+    "crypten": _Rates(8.0, 2.0, 5e-6, 1e-9),
+    "spu": _Rates(5.0, 2.7, 8e-6, 0.0),
 }
-_COMPILED = (_ONLINE_SECONDS, _OFFLINE_SECONDS)
+_COMPILED = _Rates(4.0, 0.0, 1.2e-7, 3.2e-11, 6.5e-8)
 
 
-def seconds(case: Case, cost: GateCost) -> float:
+def seconds(case: Case, cost: GateCost, weights: int) -> float:
     """What a case takes in all, its start and its first inference included."""
-    online, offline = (
-        rate.get("comparison", 0.0) * cost.comparisons
-        + rate.get("multiply_add", 0.0) * cost.multiply_adds
-        for rate in _RATES.get(case.engine, _COMPILED)
-    )
-    network = case.network
+    rates, network = _RATES.get(case.engine, _COMPILED), case.network
     moved = cost.correction_bytes + cost.offline_bytes
     moved += cost.to_model_owner_bytes + cost.to_data_owner_bytes
-    transfer = moved * 8 / (network.mbit * 1e6) + cost.round_trips * network.rtt_ms / 1e3
-    each = (online + offline + transfer) * case.batch
-    return _START_SECONDS + (case.inferences + 1) * each
+    byte = 8 / (network.mbit * 1e6)
+    each = rates.comparison * cost.comparisons + rates.multiply_add * cost.multiply_adds
+    each = rates.inference + (each + moved * byte) * case.batch
+    each += cost.round_trips * network.rtt_ms / 1e3
+    start = rates.start + (rates.weight_byte + byte) * weights
+    return start + (case.inferences + 1) * each
 
 
 def describe(cases: Sequence[Case], tell: Tell) -> str:
@@ -43,21 +52,22 @@ def describe(cases: Sequence[Case], tell: Tell) -> str:
 
     Makes and compiles the models that it has not seen before.
     """
-    costs: dict[Choice, GateCost] = {}
+    plans: dict[Choice, Plan] = {}
     rows = []
     total = 0.0
     for case in cases:
-        if case.model not in costs:
+        if case.model not in plans:
             source = obtain(case.model, tell)
-            costs[case.model] = plan_cost(compile_model(source.onnx, manifest=source.manifest).plan)
-        cost = costs[case.model]
-        took = seconds(case, cost)
+            plans[case.model] = compile_model(source.onnx, manifest=source.manifest).plan
+        plan = plans[case.model]
+        cost = plan_cost(plan)
+        took = seconds(case, cost, weight_bytes(plan))
         total += took
         online = cost.to_model_owner_bytes + cost.to_data_owner_bytes
         rows.append(
             [
                 str(case.model),
-                case.engine,
+                engine_name(case.record()),
                 case.network.name,
                 f"{cost.comparisons / 1e6:.3g} M",
                 f"{cost.multiply_adds / 1e9:.3g} G",

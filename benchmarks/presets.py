@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 from benchmarks.case import Case
@@ -12,16 +13,21 @@ from benchmarks.network import LOOPBACK, PROFILES
 GROWTH_SIZES = (64, 128, 224, 320, 448)
 GROWTH_MODELS = ("resnet18", "resnet50")
 PEER_MODELS = ("resnet18", "resnet18-average", "lenet")
-_PEER_INFERENCES = 2
+_INFERENCES = 7
+_RELAYED_INFERENCES = 3
+"""Mostly waiting for the relay, which takes the same time in each."""
+_PEER_INFERENCES = 3
 """Peers take minutes where the compiled engine takes a second."""
+_PLAINTEXT_INFERENCES = 21
+"""It takes milliseconds, and everything is divided by it."""
 
 
 def quick() -> list[Case]:
     """The shipped model against onnxruntime and CrypTen, within five minutes on two cores."""
     model = choose(usual())
     return [
-        Case(model, "onnxruntime", LOOPBACK),
-        Case(model, "compiled-32", LOOPBACK),
+        _plaintext(model),
+        _compiled(model),
         Case(model, "crypten", LOOPBACK, inferences=_PEER_INFERENCES),
         Case(model, "crypten-stock", LOOPBACK, inferences=_PEER_INFERENCES),
     ]
@@ -30,33 +36,44 @@ def quick() -> list[Case]:
 def growth() -> list[Case]:
     """Two networks over five image sizes."""
     return [
-        Case(choose(f"{name}@{size}"), "compiled-32", LOOPBACK)
-        for name, size in product(GROWTH_MODELS, GROWTH_SIZES)
+        _compiled(choose(f"{name}@{size}")) for name, size in product(GROWTH_MODELS, GROWTH_SIZES)
     ]
 
 
 def full() -> list[Case]:
-    """Everything that is committed: all models, rings, networks, peers, batches, concurrency."""
-    cases: list[Case] = []
-    for name in (*shipped(), *MADE):
-        model = choose(name)
-        cases += [
-            Case(model, "onnxruntime", LOOPBACK),
-            *(Case(model, "compiled-32", network) for network in PROFILES.values()),
-            Case(model, "compiled-64", LOOPBACK),
-        ]
-        if name in PEER_MODELS or not model.made:
-            cases += [
+    """Everything that is committed: all models, rings, networks, peers, batches, concurrency.
+
+    What computes comes first, what mostly waits for relays last.
+    """
+    models = [choose(name) for name in (*shipped(), *MADE)]
+    loopback: list[Case] = []
+    for model in models:
+        loopback += [_plaintext(model), _compiled(model), _compiled(model, "compiled-64")]
+        if model.name in PEER_MODELS or not model.made:
+            loopback += [
                 Case(model, engine, LOOPBACK, inferences=_PEER_INFERENCES)
                 for engine in ("crypten", "crypten-stock", "spu")
             ]
-    busy = choose("resnet18")
-    cases += [
-        Case(busy, "compiled-32", LOOPBACK, concurrency=count, inferences=4 * count)
-        for count in (2, 4, 8)
+    plaintext, compiled = (make(choose("resnet18")) for make in (_plaintext, _compiled))
+    loopback.append(replace(plaintext, threads=2))
+    for count in (2, 4, 8):
+        loopback += [replace(plaintext, batch=count), replace(compiled, batch=count)]
+        loopback.append(replace(compiled, concurrency=count, inferences=4 * count))
+    relayed = [
+        replace(_compiled(model), network=network, inferences=_RELAYED_INFERENCES)
+        for model in models
+        for network in PROFILES.values()
+        if network.relayed
     ]
-    cases += [Case(busy, "compiled-32", LOOPBACK, batch=count) for count in (2, 4, 8)]
-    return _once([*cases, *growth()])
+    return _once([*loopback, *growth()]) + relayed
+
+
+def _plaintext(model: Choice) -> Case:
+    return Case(model, "onnxruntime", LOOPBACK, inferences=_PLAINTEXT_INFERENCES)
+
+
+def _compiled(model: Choice, engine: str = "compiled-32") -> Case:
+    return Case(model, engine, LOOPBACK, inferences=_INFERENCES)
 
 
 def _once(cases: Sequence[Case]) -> list[Case]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -60,11 +62,31 @@ def machine() -> dict[str, str | int | float]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that decide about speed, as far as they are installed."""
+    """Python, the packages that decide about speed as far as they are installed, and the commit.
+
+    The commit is that of the checkout; "+" behind it: with files that differ from it.
+    """
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if commit:
+        found["commit"] = commit + ("+" if _git("status", "--porcelain", "-uno") else "")
     return found
+
+
+def _git(*words: str) -> str:
+    """What git says about the checkout; nothing where there is no git or no checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    try:
+        done = subprocess.run(
+            [git, *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()

@@ -2,7 +2,7 @@
 
 One file holds the machine, the versions, and lists of flat records: ``results``, one for each
 configuration; ``traffic``, ``parties`` and ``gates``, which take a result apart and name it by its
-number in ``result``; ``fits``; ``skipped``. Keys that do not apply are null.
+number in ``result``; ``floors``; ``fits``; ``skipped``. Keys that do not apply are null.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ RESULT_KEYS: Final[Mapping[str, str]] = {
     "offline_seconds_median": "median",
     "offline_seconds_max": "slowest",
     "load_seconds_median": "bringing stored material into memory at both parties",
+    "call_seconds_median": "from the data owner's call with an image to its logits, all included",
+    "dealing_seconds_median": "the part of the online time in which a peer deals",
     "cold_start_seconds": "from nothing to parties that are ready for a first inference",
     "cold_online_seconds": "online part of the first inference",
     "cold_offline_seconds": "offline part of the first inference",
@@ -50,13 +52,17 @@ RESULT_KEYS: Final[Mapping[str, str]] = {
     "one_way_delays": "network delays on the critical path, each half a round-trip time",
     "cpu_seconds": "processor time of one inference with its material, all parties added up",
     "offline_cpu_seconds": "the part of making material; null where it cannot be told apart",
-    "peak_rss_bytes": "most anonymous memory of the party that needs most",
+    "peak_rss_bytes": "most anonymous memory of the party that needs most, sampled",
+    "resident_bytes": "its high-water mark by the kernel, mapped files included",
     "material_bytes": "material of one inference on disk",
     "images_per_second": "sustained, material made on the way",
     "max_abs_logit_error": "largest difference to onnxruntime in the clear",
     "mean_abs_logit_error": "mean difference",
     "argmax_agreement": "fraction of images with the same top class as onnxruntime",
     "images": "different images that the errors are over",
+    "floor_seconds": "what the kernels and the bytes take by themselves (compiled, loopback)",
+    "online_over_floor": "the median online time by that",
+    "online_over_plaintext": "the median online time by onnxruntime's in this run",
     "broken": "inferences that a broken connection cost, each repeated on fresh material",
     "comparisons": "comparisons of one inference (compiled engines)",
     "multiply_adds": "ring multiply-adds of one inference (compiled engines)",
@@ -73,20 +79,23 @@ class Part:
     traffic: list[Record] = field(default_factory=list)
     parties: list[Record] = field(default_factory=list)
     gates: list[Record] = field(default_factory=list)
+    floors: list[Record] = field(default_factory=list)
     timeline: Timeline | None = field(default=None, repr=False)
 
 
 @dataclass
 class Report:
-    """All figures of one run of the harness."""
+    """All figures of one run of the harness, which was to measure ``planned`` cases."""
 
     created: str
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
+    planned: int = 0
     results: list[Record] = field(default_factory=list)
     traffic: list[Record] = field(default_factory=list)
     parties: list[Record] = field(default_factory=list)
     gates: list[Record] = field(default_factory=list)
+    floors: list[Record] = field(default_factory=list)
     fits: list[Record] = field(default_factory=list)
     skipped: list[Record] = field(default_factory=list)
 
@@ -106,16 +115,17 @@ class Report:
             (self.traffic, part.traffic),
             (self.parties, part.parties),
             (self.gates, part.gates),
+            (self.floors, part.floors),
         ):
             own += [_rounded({"result": number, **record}) for record in records]
 
     def of(self, records: list[Record], result: Record) -> list[Record]:
-        """Those of ``traffic``, ``parties`` or ``gates`` that belong to a result."""
+        """Those of ``traffic``, ``parties``, ``gates`` or ``floors`` that belong to a result."""
         number = self.results.index(result)
         return [record for record in records if record["result"] == number]
 
     def save(self, path: Path) -> None:
-        """Write as JSON, one record a line."""
+        """Write as JSON, one record a line. The file is whole at any time, old or new."""
         lists = {
             key: "[\n" + ",\n".join(f"    {json.dumps(record)}" for record in value) + "\n  ]"
             if isinstance(value, list) and value
@@ -124,7 +134,10 @@ class Report:
         }
         body = ",\n".join(f"  {json.dumps(key)}: {value}" for key, value in lists.items())
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'{{\n  "schema": {SCHEMA},\n{body}\n}}\n')
+        # beside the file, so that replacing it is one step of the file system
+        new = path.with_name(f".{path.name}.new")
+        new.write_text(f'{{\n  "schema": {SCHEMA},\n{body}\n}}\n')
+        new.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Self:

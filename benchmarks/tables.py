@@ -28,6 +28,11 @@ COMPARED = (
     "images_per_second",
 )
 _HARDWARE = ("processor", "cores", "memory_bytes", "architecture", "accelerator")
+FAILED = "failed: "
+"""What the reason begins with where a case went wrong, rather than not being for its engine."""
+_OWN_VERSIONS = ("radiopaque", "commit")
+"""What a comparison is meant to be about."""
+_BUSY_LOAD = 1.0
 _PEERS = ("crypten-stock", "crypten", "spu")
 
 
@@ -49,6 +54,8 @@ def _plain(value: float) -> str:
 
 _COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("online", "online_seconds_median", _seconds),
+    ("× plaintext", "online_over_plaintext", _plain),
+    ("× floor", "online_over_floor", _plain),
     ("offline", "offline_seconds_median", _seconds),
     ("load", "load_seconds_median", _seconds),
     ("CPU, all parties", "cpu_seconds", _seconds),
@@ -65,41 +72,71 @@ _COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 def markdown(report: Report) -> str:
     """The whole report for people."""
     machine = report.machine
+    broken_off = report.planned - len(report.results) - len(report.skipped)
     parts = [
         f"{machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}, load average "
         f"{machine['load_average']} before; {report.created[:10]}. "
         "Seconds are medians; what each column counts is said in docs/benchmarks.md.",
-        results_table(report.results),
     ]
+    if broken_off > 0:
+        parts.append(f"Broken off: {broken_off} of {report.planned} cases were not reached.")
+    failed = [record for record in report.skipped if record["reason"].startswith(FAILED)]
+    if failed:
+        parts += ["**FAILED:**", _reasons(failed, with_model=True)]
+    parts.append(results_table(report.results))
+    if report.floors:
+        parts += [
+            "Floors: kernels and bytes by themselves on this machine, one thread, added up:",
+            floors_table(report),
+        ]
     if ratios := _ratios(report.results):
         parts += ["How many times less (images/s: more) than a peer needs, in this run:", ratios]
     if report.fits:
         parts += ["Growth with the number of comparisons:", fits_table(report.fits)]
-    if report.skipped:
-        reasons = dict.fromkeys(
-            f"- {record['engine']} on {record['network']}, {record['device']}: {record['reason']}"
-            for record in report.skipped
-        )
-        parts += ["Not measured:", "\n".join(reasons)]
+    skipped = [record for record in report.skipped if record not in failed]
+    if skipped:
+        parts += ["Not measured:", _reasons(skipped, with_model=False)]
     return "\n\n".join(parts) + "\n"
 
 
-def results_table(results: Sequence[Record]) -> str:
-    """One row a result."""
-    rows = [
-        [
-            f"{record['model']}@{record['image_size']}",
-            _engine(record),
-            record["network"],
-            *(_cell(record[key], shown) for _, key, shown in _COLUMNS),
-        ]
-        for record in results
-    ]
-    return table(["model", "engine", "network", *(title for title, _, _ in _COLUMNS)], rows)
+def _reasons(skipped: Sequence[Record], with_model: bool) -> str:
+    """A list of what was not measured and why, each reason of an engine once."""
+    lines = {}
+    for record in skipped:
+        model = f"{record['model']}@{record['image_size']}, " if with_model else ""
+        where = f"{engine_name(record)} on {record['network']}, {record['device']}"
+        lines[f"- {model}{where}: {record['reason']}"] = None
+    return "\n".join(lines)
 
 
-def _engine(record: Record) -> str:
+def floors_table(report: Report) -> str:
+    """One row a floor: its parts, and the rates that they were computed from."""
+    rows = []
+    for floor in report.floors:
+        record = report.results[floor["result"]]
+        gates = ("model_owner", "data_owner")
+        rows.append(
+            [
+                f"{record['model']}@{record['image_size']}",
+                engine_name(record),
+                record["network"],
+                _seconds(floor["linear_seconds"]),
+                _seconds(sum(floor[f"{party}_comparison_seconds"] for party in gates)),
+                _seconds(floor["transfer_seconds"]),
+                _seconds(floor["floor_seconds"]),
+                f"{floor['multiply_adds_per_second'] / 1e9:.3g} G/s",
+                *(f"{floor[f'{party}_seconds_per_comparison'] * 1e9:.3g} ns" for party in gates),
+                f"{floor['bytes_per_second'] / 1e6:,.0f} MB/s",
+            ]
+        )
+    head = ["model", "engine", "network", "linear", "comparisons", "transfer", "floor"]
+    head += ["multiply-adds", "a comparison, vendor", "clinic", "wire"]
+    return table(head, rows)
+
+
+def engine_name(record: Record) -> str:
+    """An engine with what is not usual about it."""
     more = [
         f"{record[key]} {name}"
         for key, name in (("threads", "threads"), ("batch", "images"), ("concurrency", "at once"))
@@ -127,6 +164,7 @@ def _ratios(results: Sequence[Record]) -> str:
                         f"{own['engine']} : {peer['engine']}",
                         own["network"],
                         _ratio(peer["online_seconds_median"], own["online_seconds_median"]),
+                        _ratio(_without_dealing(peer), own["online_seconds_median"]),
                         _ratio(peer["online_bytes"], own["online_bytes"]),
                         _ratio(peer["round_trips"], own["round_trips"]),
                         _ratio(peer["one_way_delays"], own["one_way_delays"]),
@@ -135,9 +173,22 @@ def _ratios(results: Sequence[Record]) -> str:
                         _ratio(own["images_per_second"], peer["images_per_second"]),
                     ]
                 )
-    titles = ["online", "online bytes", "rounds", "one-way delays", "offline + load + online"]
+    titles = [
+        "online",
+        "its dealing left out",
+        "online bytes",
+        "rounds",
+        "one-way delays",
+        "offline + load + online",
+    ]
     head = ["model", "engines", "network", *titles, "CPU, all parties", "images/s"]
     return table(head, rows) if rows else ""
+
+
+def _without_dealing(record: Record) -> float | None:
+    """Online time of a peer that deals online and says how long that takes."""
+    dealing = record["dealing_seconds_median"]
+    return None if dealing is None else float(record["online_seconds_median"] - dealing)
 
 
 def _total_seconds(record: Record) -> float:
@@ -179,7 +230,7 @@ def comparison(first: Report, second: Report) -> str:
                 rows.append(
                     [
                         f"{after['model']}@{after['image_size']}",
-                        _engine(after),
+                        engine_name(after),
                         after["network"],
                         *(_ratio(after[key], before[key]) for key in COMPARED),
                     ]
@@ -187,10 +238,28 @@ def comparison(first: Report, second: Report) -> str:
     if not rows:
         return "The two runs have no configuration in common.\n"
     head = ["model", "engine", "network", *(key.replace("_", " ") for key in COMPARED)]
-    text = "Second run divided by the first; below 1 is less.\n\n" + table(head, rows)
-    if any(first.machine[key] != second.machine[key] for key in _HARDWARE):
-        text += "\n\nThe two runs are of different machines."
-    return text + "\n"
+    warnings = "".join(f"WARNING: {text}\n\n" for text in differences(first, second))
+    return f"{warnings}Second run divided by the first; below 1 is less.\n\n{table(head, rows)}\n"
+
+
+def differences(first: Report, second: Report) -> list[str]:
+    """What two runs do not have in common, so that their ratios say little about the code."""
+    found = []
+    for before, after, keys, what in (
+        (first.machine, second.machine, _HARDWARE, "machines"),
+        (first.versions, second.versions, sorted({*first.versions, *second.versions}), "versions"),
+    ):
+        changed = [
+            f"{key} {before.get(key)} and {after.get(key)}"
+            for key in keys
+            if before.get(key) != after.get(key) and key not in _OWN_VERSIONS
+        ]
+        if changed:
+            found.append(f"the two runs are of different {what}: {', '.join(changed)}.")
+    busy = [str(one.machine["load_average"]) for one in (first, second)]
+    if max(map(float, busy)) > _BUSY_LOAD:
+        found.append(f"a machine was busy beforehand: load average {' and '.join(busy)}.")
+    return found
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

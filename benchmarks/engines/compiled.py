@@ -5,11 +5,13 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
+from benchmarks import floors
 from benchmarks.case import Case, Inputs, Tell
 from benchmarks.deployment import Hosted
 from benchmarks.engines import parties
 from benchmarks.errors import NotAvailableError
-from benchmarks.record import Part
+from benchmarks.network import LOOPBACK
+from benchmarks.record import Part, Record
 from radiopaque.cli.reports import largest_value_bytes
 from radiopaque.engine.weights_file import write_compiled
 from radiopaque.gates import plan_cost
@@ -27,10 +29,20 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell, *, ring_bits: 
             "several inferences run at once with --concurrency"
         )
     tell("compiling")
-    return parties.measure(case, inputs, folder, tell, _compile(case, inputs, folder, ring_bits))
+    hosted, floor = _compile(case, inputs, folder, ring_bits)
+    part = parties.measure(case, inputs, folder, tell, hosted)
+    if floor is not None:
+        part.floors.append(floor)
+        seconds = floor["floor_seconds"]
+        part.result["floor_seconds"] = seconds
+        part.result["online_over_floor"] = part.result["online_seconds_median"] / seconds
+    return part
 
 
-def _compile(case: Case, inputs: Inputs, folder: Path, ring_bits: int) -> Hosted:
+def _compile(
+    case: Case, inputs: Inputs, folder: Path, ring_bits: int
+) -> tuple[Hosted, Record | None]:
+    """The model as it is hosted, and its floor where nothing but the floor is in the way."""
     source = inputs.source
     compiled = compile_model(
         source.onnx,
@@ -40,13 +52,15 @@ def _compile(case: Case, inputs: Inputs, folder: Path, ring_bits: int) -> Hosted
     )
     plan = compiled.plan
     write_compiled(folder / "compiled", plan, compiled.weights)
-    return hosted(plan, folder / "compiled")
+    floor = None
+    if case.network == LOOPBACK and case.concurrency == 1:
+        floor = floors.measure(plan, compiled.weights, folder / "floor").record(plan)
+    return hosted(plan, folder / "compiled"), floor
 
 
 def hosted(plan: Plan, folder: Path) -> Hosted:
     """What is known of a plan before it runs."""
     cost = plan_cost(plan)
-    words = sum(prod(shape) for _, shape in plan.weight_shapes())
     return Hosted(
         plan.name,
         folder,
@@ -58,7 +72,12 @@ def hosted(plan: Plan, folder: Path) -> Hosted:
             "one_way_delays": 2 * cost.round_trips,
             "comparisons": cost.comparisons,
             "multiply_adds": cost.multiply_adds,
-            "weight_bytes": words * (plan.ring_bits // 8),
+            "weight_bytes": weight_bytes(plan),
             "largest_value_bytes": largest_value_bytes(plan),
         },
     )
+
+
+def weight_bytes(plan: Plan) -> int:
+    """Of the secret weights, in ring words."""
+    return sum(prod(shape) for _, shape in plan.weight_shapes()) * (plan.ring_bits // 8)

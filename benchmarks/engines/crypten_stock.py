@@ -1,13 +1,12 @@
 """CrypTen as it comes, in its own two processes, with its default provider: dealing in the clear.
 
 Its provider has rank 0 draw every triple, so that the party that owns the model knows all masks.
-That dealing is inside its online time; there is no offline phase, and its bytes leave dealing out,
-as rank 0 hands nothing over.
+That dealing is inside its online time, and stated apart, so that it can be taken out; there is no
+offline phase, and its bytes leave dealing out, as rank 0 hands nothing over.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -19,15 +18,16 @@ from benchmarks.errors import NotAvailableError
 from benchmarks.family import run_watched
 from benchmarks.network import LOOPBACK
 from benchmarks.record import Part
+from radiopaque.engine.crypten.process import check_installed
+from radiopaque.errors import ConfigError
 
 
 def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
     """See :class:`benchmarks.case.Engine`."""
-    if importlib.util.find_spec("crypten") is None:
-        raise NotAvailableError(
-            "CrypTen is not installed; pip install 'radiopaque[crypten]', then "
-            "pip install --no-deps crypten==0.4.1"
-        )
+    try:
+        check_installed()
+    except ConfigError as error:
+        raise NotAvailableError(str(error)) from None
     if case.device != "cpu":
         raise NotAvailableError("CrypTen is measured on the CPU alone")
     if case.network != LOOPBACK:
@@ -41,8 +41,8 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
     tell(f"{case.inferences} inferences after a first one, in two processes")
     command = [sys.executable, "-m", "benchmarks.peers.crypten_stock", str(inputs.source.onnx)]
     command += ["--images", str(folder / "images.npy"), "--threads", str(case.threads)]
-    output, peak = run_watched(command)
-    report = json.loads(output)
+    watched = run_watched(command)
+    report = json.loads(watched.output)
     first, *runs = report["runs"]
     answers = [(number, run["logits"]) for number, run in zip(numbers[1:], runs, strict=True)]
     seconds = spread("online_seconds", [run["online_seconds"] for run in runs])
@@ -53,6 +53,8 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
         "offline_seconds_min": 0.0,
         "offline_seconds_median": 0.0,
         "offline_seconds_max": 0.0,
+        "call_seconds_median": seconds["online_seconds_median"],
+        "dealing_seconds_median": float(np.median([run["dealing_seconds"] for run in runs])),
         "cold_start_seconds": report["setup_seconds"],
         "cold_online_seconds": first["online_seconds"],
         "online_bytes": round(float(np.median([run["bytes"] for run in runs]))),
@@ -60,9 +62,10 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
         "round_trips": rounds,
         "one_way_delays": rounds,
         "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs])),
-        "peak_rss_bytes": peak,
+        "peak_rss_bytes": watched.anonymous,
+        "resident_bytes": watched.resident,
         "material_bytes": 0,
-        "images_per_second": 1 / seconds["online_seconds_median"],
+        "images_per_second": len(runs) / sum(run["online_seconds"] for run in runs),
         **inputs.fidelity(answers),
     }
     return Part(result)

@@ -30,6 +30,8 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell, hosted: Hosted
     begin = min(run["times"][0] for run in runs)
     end = max(run["times"][-1] for run in runs)
     spans = breakdown.in_window(load_all(folder), begin, end)
+    traffic = breakdown.traffic(hosted.predicted, spans, runs)
+    breakdown.check(hosted.predicted, traffic, runs)
     answers = [
         (number, logits)
         for run in runs
@@ -43,23 +45,23 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell, hosted: Hosted
     }
     return Part(
         result,
-        breakdown.traffic(hosted.predicted, spans, runs),
+        traffic,
         _parties(deployment, observed),
         breakdown.gates(hosted.gates, spans, len(runs)) if hosted.timed else [],
-        _timeline(hosted.gates, spans, runs),
+        timeline=_timeline(hosted.gates, spans, runs),
     )
 
 
 def _observe(deployment: Deployment, case: Case, tell: Tell) -> dict[str, Any]:
     """Everything that is seen while the parties run."""
     clinic = deployment.clinic
-    fetched = clinic.ask(do="fetch")
-    tell("first session")
-    prepared = clinic.ask(do="prepare")
-    material = deployment.material_bytes()
-    first = clinic.ask(do="infer")
-    tell(f"{case.inferences} inferences")
     with FamilyWatch({str(role): pid for role, pid in deployment.processes.items()}) as watch:
+        fetched = clinic.ask(do="fetch")
+        tell("first session")
+        prepared = clinic.ask(do="prepare")
+        material = deployment.material_bytes()
+        first = clinic.ask(do="infer")
+        tell(f"{case.inferences} inferences")
         before = _cpu(deployment)
         done = clinic.ask(do="run", count=case.inferences, workers=case.concurrency)
         after = _cpu(deployment)
@@ -76,11 +78,14 @@ def _observe(deployment: Deployment, case: Case, tell: Tell) -> dict[str, Any]:
         "runs": runs,
         "cpu": cpu,
         "offline_cpu": offline_cpu,
-        "memory": watch.peaks,
+        "memory": watch,
         "result": {
             **spread("online_seconds", [run["online_seconds"] for run in runs]),
             **spread("offline_seconds", [run["offline"]["seconds"] for run in runs]),
             "load_seconds_median": median(run["load_seconds"] for run in runs),
+            "call_seconds_median": median(
+                (run["times"][2] - run["times"][1]) / 1e9 for run in runs
+            ),
             "cold_start_seconds": deployment.start_seconds + fetched["seconds"],
             "cold_online_seconds": first["online_seconds"],
             "cold_offline_seconds": prepared["seconds"],
@@ -91,6 +96,7 @@ def _observe(deployment: Deployment, case: Case, tell: Tell) -> dict[str, Any]:
             "cpu_seconds": sum(cpu.values()),
             "offline_cpu_seconds": sum(offline_cpu.values()) if offline_cpu else None,
             "peak_rss_bytes": max(watch.peaks.values()),
+            "resident_bytes": max(watch.resident.values()),
             "material_bytes": material,
             "images_per_second": len(runs) * case.batch / done["seconds"],
             "broken": sum(run["broken"] for run in runs),
@@ -115,7 +121,8 @@ def _parties(deployment: Deployment, observed: dict[str, Any]) -> list[Record]:
             "party": str(role).replace("-", "_"),
             "cpu_seconds": observed["cpu"][role],
             "offline_cpu_seconds": offline[role] if offline else None,
-            "peak_rss_bytes": observed["memory"][role],
+            "peak_rss_bytes": observed["memory"].peaks[role],
+            "resident_bytes": observed["memory"].resident[role],
         }
         for role in deployment.processes
     ]

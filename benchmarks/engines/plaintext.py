@@ -26,8 +26,8 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
     command = [sys.executable, "-m", "benchmarks.peers.plaintext", str(inputs.source.onnx)]
     command += ["--images", str(folder / "images.npy"), "--batch", str(case.batch)]
     command += ["--threads", str(case.threads), "--inferences", str(case.inferences)]
-    output, peak = run_watched(command)
-    report = json.loads(output)
+    watched = run_watched(command)
+    report = json.loads(watched.output)
     answers = [
         (number, logits)
         for run in report["runs"]
@@ -37,6 +37,7 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
     result = {
         **case.record(),
         **seconds,
+        "call_seconds_median": seconds["online_seconds_median"],
         "cold_start_seconds": report["load_seconds"],
         "cold_online_seconds": report["cold_seconds"],
         "online_bytes": 0,
@@ -45,9 +46,11 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
         "round_trips": 0,
         "one_way_delays": 0,
         "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in report["runs"]])),
-        "peak_rss_bytes": peak,
+        "peak_rss_bytes": watched.anonymous,
+        "resident_bytes": watched.resident,
         "material_bytes": 0,
-        "images_per_second": case.batch / seconds["online_seconds_median"],
+        "images_per_second": sum(len(run["images"]) for run in report["runs"])
+        / sum(run["seconds"] for run in report["runs"]),
         **inputs.fidelity(answers),
     }
     return Part(result)

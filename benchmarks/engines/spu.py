@@ -55,8 +55,8 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
     command = [str(python), str(Path(spu_parties.__file__)), str(folder)]
     # its own packages, not those of the environment that this runs in
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    output, peak = run_watched([*command, "--threads", str(case.threads)], environment)
-    report = json.loads(output)
+    watched = run_watched([*command, "--threads", str(case.threads)], environment)
+    report = json.loads(watched.output)
     first, *runs = report["runs"]
     seconds = spread("online_seconds", [run["online_seconds"] for run in runs])
     answers = [(number, run["logits"]) for number, run in zip(numbers[1:], runs, strict=True)]
@@ -66,14 +66,16 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
         "offline_seconds_min": 0.0,
         "offline_seconds_median": 0.0,
         "offline_seconds_max": 0.0,
+        "call_seconds_median": seconds["online_seconds_median"],
         "cold_start_seconds": report["setup_seconds"],
         "cold_online_seconds": first["online_seconds"],
         "online_bytes": round(float(np.median([run["bytes"] for run in runs]))),
         "offline_bytes": 0,
         "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs])),
-        "peak_rss_bytes": peak,
+        "peak_rss_bytes": watched.anonymous,
+        "resident_bytes": watched.resident,
         "material_bytes": 0,
-        "images_per_second": 1 / seconds["online_seconds_median"],
+        "images_per_second": len(runs) / sum(run["online_seconds"] for run in runs),
         **inputs.fidelity(answers),
     }
     return Part(result)

@@ -47,6 +47,7 @@ def stock(**given: Any) -> Record:
         online_seconds_median=22.5,
         offline_seconds_median=0.0,
         load_seconds_median=None,
+        dealing_seconds_median=2.5,
         online_bytes=3_960_000_000,
         offline_bytes=0,
         round_trips=232,

@@ -7,15 +7,17 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import breakdown
+from benchmarks.errors import BenchmarkError
 from benchmarks.spans import load_all, save
 from benchmarks.trace import Timeline
 from radiopaque.certificates import Role
 from radiopaque.engine.local import LocalDeployment
-from radiopaque.gates import plan_cost
+from radiopaque.gates import GateCost, plan_cost
 from radiopaque.graph import plan as p
 from radiopaque.telemetry import Span, recorder
 from tests.e2e.networks import lungs
@@ -142,6 +144,60 @@ def test_traffic_of_a_real_session_is_the_predicted_one(session: Session) -> Non
     assert sum(record["payload_bytes"] > 0 for record in records) == 4
     cost = plan_cost(plan)
     assert records[0]["payload_bytes"] == cost.to_model_owner_bytes
+
+
+def counted(**changes: Any) -> tuple[GateCost, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Figures of two inferences that fit."""
+    record = {
+        "phase": "online",
+        "link": "data_owner_to_model_owner",
+        "bytes": 1_040,
+        "messages": 2,
+        "payload_bytes": 1_000,
+        "predicted_payload_bytes": 1_000,
+        **changes,
+    }
+    run = {
+        "round_trips": 44,
+        "broken": 0,
+        "online_bytes": {"data_owner_to_model_owner": 1_040},
+        "offline": {"bytes": {"data_owner_to_model_owner": 0}},
+    }
+    return GateCost(round_trips=44), [record], [dict(run), dict(run)]
+
+
+def test_figures_that_fit_are_taken() -> None:
+    breakdown.check(*counted())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"payload_bytes": 999}, "online, data_owner_to_model_owner: 999 bytes .* not 1000"),
+        ({"predicted_payload_bytes": 1_001}, "1000 bytes of payload were counted, not 1001"),
+        ({"bytes": 999}, "-1 bytes are neither payload nor headers"),
+        ({"bytes": 10_000}, "9000 bytes are neither"),
+    ],
+)
+def test_figures_that_do_not_fit_fail(changes: dict[str, Any], message: str) -> None:
+    predicted, records, runs = counted(**changes)
+    with pytest.raises(BenchmarkError, match=message):
+        breakdown.check(predicted, records, runs)
+    # a broken inference had sent something before
+    runs[1]["broken"] = 1
+    breakdown.check(predicted, records, runs)
+
+
+def test_inferences_that_differ_fail() -> None:
+    predicted, records, runs = counted()
+    runs[1]["online_bytes"] = {"data_owner_to_model_owner": 1_041}
+    with pytest.raises(BenchmarkError, match="inferences differ in their bytes"):
+        breakdown.check(predicted, records, runs)
+    predicted, records, runs = counted()
+    runs[1]["round_trips"] = 45
+    runs[0]["broken"] = 1
+    with pytest.raises(BenchmarkError, match="inference 1 took 45 round trips, not 44"):
+        breakdown.check(predicted, records, runs)
 
 
 def test_the_trace_of_a_real_session(session: Session, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -131,9 +132,37 @@ def test_presets_hold_what_is_promised() -> None:
         assert all(has(name, "compiled-32", size=size) for size in (64, 128, 224, 320, 448))
     assert {case.concurrency for case in full} >= {1, 2, 4}
     assert {case.batch for case in full} >= {1, 4}
+    for engine in ("crypten", "spu"):
+        assert all(has(name, engine) for name in shipped())
+    plain = [case for case in full if case.engine == "onnxruntime"]
+    assert {(case.batch, case.threads) for case in plain if case.model.name == "resnet18"} == {
+        *((1, 1), (1, 2), (2, 1), (4, 1), (8, 1)),
+    }
     quick = presets.quick()
     assert {case.model.name for case in quick} == {usual()}
     assert {case.engine for case in quick} >= {"compiled-32", "onnxruntime", "crypten-stock"}
+
+
+def test_the_full_run_computes_before_it_waits() -> None:
+    """Loopback before relays, in each the cases of one model together; medians of three or more."""
+    full = presets.full()
+    relayed = [case.network.relayed for case in full]
+    assert relayed == sorted(relayed)
+    for part in (False, True):
+        order = [case.model for case in full if case.network.relayed is part]
+        assert len([model for model, _ in groupby(order)]) == len(set(order))
+    for case in full:
+        least = (
+            3 if case.network.relayed or case.engine in ("crypten", "crypten-stock", "spu") else 7
+        )
+        assert case.inferences >= least, case
+    # every floor and every ratio to plaintext has its plaintext before it
+    seen = set()
+    for case in full:
+        if case.engine == "onnxruntime":
+            seen.add((case.model, case.batch, case.threads))
+        elif case.concurrency == 1 and case.model.size in (32, 112, 224):
+            assert (case.model, case.batch, case.threads) in seen, case
 
 
 def test_cases_name_themselves() -> None:

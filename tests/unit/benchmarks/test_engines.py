@@ -17,11 +17,14 @@ from benchmarks import models
 from benchmarks.case import Case, Inputs, spread
 from benchmarks.engines import ENGINES, crypten_stock, plaintext, spu
 from benchmarks.errors import BenchmarkError, NotAvailableError
-from benchmarks.harness import Harness
+from benchmarks.family import Watched
+from benchmarks.harness import Harness, relate
 from benchmarks.models import MADE, choose, obtain, shipped
 from benchmarks.network import LOOPBACK, PROFILES
+from benchmarks.peers import crypten_stock as stock_peer
 from benchmarks.record import RESULT_KEYS, Part
 from radiopaque.cli.models import ModelSource
+from tests.unit.benchmarks.reports import result
 
 CASE = Case(choose("lenet"), "compiled-32", LOOPBACK, inferences=2)
 
@@ -80,12 +83,13 @@ def printing(monkeypatch: pytest.MonkeyPatch, module: Any, report: dict[str, Any
     """The peer prints this report; returns the command that it is run with."""
     command: list[str] = []
 
-    def run(words: Sequence[str]) -> tuple[str, int]:
+    def run(words: Sequence[str]) -> Watched:
         command.extend(words)
-        return json.dumps(report), 123_000_000
+        return Watched(json.dumps(report), 123_000_000, 234_000_000)
 
     monkeypatch.setattr(module, "run_watched", run)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.4.1")
     return command
 
 
@@ -95,7 +99,7 @@ def test_figures_of_crypten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     def run(seconds: float, logits: list[float]) -> dict[str, Any]:
         return {
             "online_seconds": seconds,
-            "dealing_seconds": 1.0,
+            "dealing_seconds": seconds / 4,
             "cpu_seconds": 2 * seconds,
             "bytes": 1000,
             "rounds": 232,
@@ -119,12 +123,15 @@ def test_figures_of_crypten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         "online_seconds_median": 3.0,
         "online_seconds_max": 4.0,
         "offline_seconds_median": 0.0,
+        "dealing_seconds_median": 0.75,
+        "call_seconds_median": 3.0,
         "online_bytes": 1000,
         "offline_bytes": 0,
         "round_trips": 232,
         "one_way_delays": 232,
         "cpu_seconds": 6.0,
         "peak_rss_bytes": 123_000_000,
+        "resident_bytes": 234_000_000,
         "images_per_second": pytest.approx(1 / 3),
         "max_abs_logit_error": 0.5,
         "argmax_agreement": 1.0,
@@ -137,6 +144,44 @@ def test_without_crypten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(NotAvailableError, match=r"--no-deps crypten==0\.4\.1"):
         crypten_stock.measure(CASE, inputs(), tmp_path, nothing)
+
+
+@pytest.mark.parametrize("engine", ["crypten", "crypten-stock"])
+def test_another_release_of_crypten_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.5.0")
+    with pytest.raises(NotAvailableError, match=r"works with crypten 0\.4\.1, .* has 0\.5\.0"):
+        ENGINES[engine](replace(CASE, engine=engine), inputs(), tmp_path, nothing)
+
+
+def test_the_parties_of_crypten_are_joined() -> None:
+    """Seconds are the reader's, bytes what both sent, dealing the longer of the two."""
+
+    def rank(seconds: float, dealing: float) -> dict[str, Any]:
+        run = {
+            "online_seconds": seconds,
+            "dealing_seconds": dealing,
+            "cpu_seconds": 2.0,
+            "bytes": 1000,
+            "rounds": 7,
+            "logits": [seconds],
+        }
+        usual = {"input_shape": [], "versions": {}, "setup_seconds": 1.0, "peak_rss_bytes": 1}
+        return {**usual, "runs": [run]}
+
+    joined = stock_peer._joined([rank(5.0, 1.5), rank(4.0, 1.0)], Path("m.onnx"), 1, "radiopaque")
+    assert joined["runs"] == [
+        {
+            "online_seconds": 4.0,
+            "dealing_seconds": 1.5,
+            "bytes": 1000,
+            "rounds": 7,
+            "cpu_seconds": 4.0,
+            "logits": [4.0],
+        }
+    ]
 
 
 def test_figures_of_onnxruntime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -166,19 +211,46 @@ def test_the_harness_goes_on_after_what_is_not_available_and_what_fails(
         assert folder.is_dir()
         return Part({**case.record(), "online_seconds_median": 0.5})
 
-    monkeypatch.setattr("benchmarks.harness.ENGINES", {"a": unavailable, "b": broken, "c": works})
+    def unexpected(*_: object) -> Part:
+        raise KeyError("logits")
+
+    engines = {"a": unavailable, "b": broken, "c": works, "d": unexpected}
+    monkeypatch.setattr("benchmarks.harness.ENGINES", engines)
     monkeypatch.setattr("benchmarks.harness._inputs", lambda *_: inputs())
     told: list[str] = []
     harness = Harness(told.append)
-    cases = [replace(CASE, engine=engine) for engine in "abc"]
+    cases = [replace(CASE, engine=engine) for engine in "abdc"]
     assert list(harness.measured(cases)) == cases
     assert [record["engine"] for record in harness.report.results] == ["c"]
     assert [record["reason"] for record in harness.report.skipped] == [
         "not on this machine",
         "failed: it broke",
+        "failed: KeyError: 'logits'",
     ]
-    assert harness.failures == 1
-    assert told[0] == "[1/3] lenet@32 a on loopback"
+    assert harness.failures == 2
+    assert harness.report.planned == 4
+    assert told[0] == "[1/4] lenet@32 a on loopback"
+    assert any("Traceback" in text for text in told)
+
+
+def test_online_time_by_that_in_the_clear() -> None:
+    """Of as many images, threads and pixels; not where inferences share the machine."""
+    plain = {"engine": "onnxruntime", "online_seconds_median": 0.025}
+    results = [
+        result(**plain),
+        result(),
+        result(network="wan", online_seconds_median=2.5),
+        result(batch=2),
+        result(threads=2),
+        result(image_size=64),
+        result(concurrency=2),
+    ]
+    relate(results)
+    found = [one["online_over_plaintext"] for one in results]
+    assert found == [None, 5.0, 100.0, None, None, None, None]
+    results.append(result(**plain, batch=2))
+    relate(results)
+    assert results[3]["online_over_plaintext"] == 5.0
 
 
 @pytest.mark.parametrize("name", [*(f"{name}@32" for name in MADE), *shipped()])

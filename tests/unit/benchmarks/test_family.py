@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.family import FamilyWatch, run_watched
+from benchmarks.family import FamilyWatch, memory, run_watched
 from tests.e2e.parties import until
 
 BUSY = """
@@ -28,9 +28,30 @@ def python(code: str) -> list[str]:
 
 def test_what_a_program_prints_and_takes() -> None:
     """The memory is that of its child, which takes most."""
-    output, peak = run_watched(python(BUSY.format(size=200_000_000)))
-    assert int(output) > 0
-    assert 200_000_000 < peak < 300_000_000
+    watched = run_watched(python(BUSY.format(size=200_000_000)))
+    assert int(watched.output) > 0
+    assert 200_000_000 < watched.anonymous < 300_000_000
+    # with mapped files
+    assert watched.anonymous < watched.resident < 300_000_000
+
+
+def test_a_peak_between_two_samples_is_in_the_high_water_mark() -> None:
+    """150 MB that are gone again at once; the process then sleeps in 10 MB or so."""
+    code = "import time\nx = b'x' * 150_000_000\ndel x\ntime.sleep({seconds})"
+    with subprocess.Popen(python(code.format(seconds=60)), start_new_session=True) as process:
+        try:
+            until(lambda: memory(process.pid).resident > 150_000_000)
+            until(lambda: memory(process.pid).anonymous < 100_000_000)
+            with FamilyWatch({"a party": process.pid}) as watch:
+                until(lambda: watch.resident["a party"] > 0)
+        finally:
+            process.kill()
+    assert watch.peaks["a party"] < 100_000_000
+    assert watch.resident["a party"] > 150_000_000
+
+
+def test_memory_of_what_is_gone() -> None:
+    assert memory(2**22 - 1) == (0, 0)
 
 
 def test_a_program_that_fails_says_why() -> None:

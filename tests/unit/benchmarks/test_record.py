@@ -67,6 +67,38 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_that_is_broken_off_while_it_writes_leaves_what_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "figures.json"
+    made = report(result())
+    made.save(path)
+    before = path.read_bytes()
+    made.add(Part(stock()))
+
+    def half(self: Path, text: str) -> None:
+        self.write_bytes(text.encode()[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", half)
+        with pytest.raises(KeyboardInterrupt):
+            made.save(path)
+    assert path.read_bytes() == before
+    made.save(path)
+    assert len(Report.load(path).results) == 2
+    assert [one.name for one in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_files_of_before_floors_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    report(result()).save(path)
+    content = json.loads(path.read_text())
+    del content["floors"], content["planned"]
+    path.write_text(json.dumps(content))
+    assert Report.load(path).floors == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -95,6 +127,12 @@ def test_the_machine_is_described_without_its_name() -> None:
         assert re.search(rf"(?<!\w){re.escape(name)}(?!\w)", described) is None
     assert machine()["cores"] >= 1
     assert versions()["python"] == platform.python_version()
+
+
+def test_the_commit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.fullmatch(r"[0-9a-f]{12}\+?", versions()["commit"])
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "commit" not in versions()
 
 
 def test_processor_time_of_a_process_and_of_what_it_started() -> None:

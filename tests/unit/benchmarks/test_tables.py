@@ -18,6 +18,7 @@ def cells(text: str, start: str) -> list[str]:
 def test_the_report_for_people() -> None:
     made = report(result(), stock(), result(engine="onnxruntime", online_seconds_median=0.0162))
     made.skipped += 2 * [{**result(engine="spu"), "reason": "not here"}]
+    made.skipped.append({**result(engine="crypten", model="vgg16"), "reason": "failed: too large"})
     text = markdown(made)
     assert text.startswith(
         "Example 1, 2 cores, 16 GiB, Linux 6.1, load average 0.1 before; 2026-11-21."
@@ -27,14 +28,18 @@ def test_the_report_for_people() -> None:
         assert f" {shown} |" in row
     assert "16.2 ms" in text
     assert text.count("- spu on loopback, cpu: not here") == 1
+    failed = text.index("**FAILED:**\n\n- vgg16@224, crypten on loopback, cpu: failed: too large")
+    assert failed < text.index("| model")
 
 
 def test_ratios_within_a_run() -> None:
-    """22.5 / 0.125; bytes 3960 / 26.4; 232 / 44; 232 / 88; 22.5 / 0.625; 42 / 0.7; 2 / 0.04."""
+    """22.5 / 0.125; 20 / 0.125; bytes 3960 / 26.4; 232 / 44; 232 / 88; 22.5 / 0.625; 42 / 0.7;
+    2 / 0.04.
+    """
     text = markdown(report(result(), stock()))
     half = text[text.index("How many times less") :]
     assert cells(half, "resnet18@224")[3:] == [
-        "180", "150", "5.27", "2.64", "36", "60", "50",
+        "180", "160", "150", "5.27", "2.64", "36", "60", "50",
     ]  # fmt: skip
     # of another model, network or number of threads nothing is said
     for other in (stock(model="lenet"), stock(network="wan"), stock(threads=2)):
@@ -47,12 +52,40 @@ def test_comparison_of_two_runs() -> None:
     text = comparison(before, after)
     row = cells(text, "resnet18@224")
     assert row[3:6] == ["2", "-", "1"]
-    assert "different machines" not in text
-    after.machine = {**after.machine, "cores": 4}
-    assert "different machines" in comparison(before, after)
-    assert "nothing" in comparison(before, report(stock())) or "no configuration" in comparison(
-        before, report(stock())
-    )
+    assert text.startswith("Second run divided by the first")
+    assert "no configuration in common" in comparison(before, report(stock()))
+
+
+def test_comparison_of_runs_that_cannot_be_compared() -> None:
+    before, after = report(result()), report(result())
+    after.machine = {**after.machine, "cores": 4, "load_average": 3.5}
+    after.versions = {**after.versions, "numba": "0.66", "commit": "0123456789ab"}
+    warnings = comparison(before, after).split("\n\n")[:3]
+    assert warnings == [
+        "WARNING: the two runs are of different machines: cores 2 and 4.",
+        "WARNING: the two runs are of different versions: numba None and 0.66.",
+        "WARNING: a machine was busy beforehand: load average 0.1 and 3.5.",
+    ]
+
+
+def test_floors_and_what_was_not_reached() -> None:
+    made = report(result(online_over_floor=1.25, online_over_plaintext=4.5))
+    parts = {"linear_seconds": 0.02, "transfer_seconds": 0.018, "floor_seconds": 0.058}
+    for party in ("model_owner", "data_owner"):
+        parts |= {
+            f"{party}_comparison_seconds": 0.01,
+            f"{party}_seconds_per_comparison": 3.4e-9,
+        }
+    rates = {"multiply_adds_per_second": 8.3e10, "bytes_per_second": 1.5e9}
+    made.floors = [{"result": 0, **parts, **rates}]
+    made.planned = 3
+    text = markdown(made)
+    assert "Broken off: 2 of 3 cases were not reached." in text
+    rows = [line for line in text.splitlines() if line.startswith("| resnet18@224")]
+    assert " 4.5 |" in rows[0]
+    assert " 1.25 |" in rows[0]
+    shown = ("20 ms", "18 ms", "58 ms", "83 G/s", "3.4 ns", "1,500 MB/s")
+    assert all(f" {figure} |" in rows[1] for figure in shown)
 
 
 def test_tables_are_aligned() -> None:
