@@ -110,6 +110,20 @@ def _reasons(skipped: Sequence[Record], with_model: bool) -> str:
     return "\n".join(lines)
 
 
+def results_table(results: Sequence[Record]) -> str:
+    """One row a result."""
+    rows = [
+        [
+            f"{record['model']}@{record['image_size']}",
+            engine_name(record),
+            record["network"],
+            *(_cell(record[key], shown) for _, key, shown in _COLUMNS),
+        ]
+        for record in results
+    ]
+    return table(["model", "engine", "network", *(title for title, _, _ in _COLUMNS)], rows)
+
+
 def floors_table(report: Report) -> str:
     """One row a floor: its parts, and the rates that they were computed from."""
     rows = []
