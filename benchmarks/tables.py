@@ -102,7 +102,7 @@ def markdown(report: Report) -> str:
 
 def _reasons(skipped: Sequence[Record], with_model: bool) -> str:
     """A list of what was not measured and why, each reason of an engine once."""
-    lines = {}
+    lines: dict[str, None] = {}
     for record in skipped:
         model = f"{record['model']}@{record['image_size']}, " if with_model else ""
         where = f"{engine_name(record)} on {record['network']}, {record['device']}"
