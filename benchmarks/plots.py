@@ -27,6 +27,8 @@ _LINKS = {
 }
 _INCH_PER_BAR = 0.35
 _WIDTH = 9.0
+_COLOURS = 10
+"""Of matplotlib's cycle."""
 Bars = dict[str, list[float]]
 
 
@@ -80,7 +82,8 @@ def _latency(report: Report) -> Any:
         rest = max(0.0, record["online_seconds_median"] - sum(parts.values()))
         for title, seconds in (*parts.items(), ("network, waiting", rest)):
             bars[title].append(seconds)
-    return _stacked(records, bars, "online seconds", "Where the online time goes (loopback)")
+    floors = [record["floor_seconds"] for record in records]
+    return _stacked(records, bars, "online seconds", "Where the online time goes, loopback", floors)
 
 
 def _parts(gates: Sequence[Record]) -> dict[str, float]:
@@ -106,14 +109,14 @@ def _traffic(report: Report) -> Any:
         sizes = {(t["phase"], t["link"]): t["bytes"] for t in report.of(report.traffic, record)}
         for link, title in _LINKS.items():
             bars[title].append(sizes.get(link, 0) / 1e6)
-    return _stacked(records, bars, "MB (10^6 bytes) an inference", "Bytes by link")
+    return _stacked(records, bars, "MB (10^6 bytes) an inference", "Bytes of an inference by link")
 
 
 def _round_trip_time(report: Report) -> Any:
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for record in _alone(report):
         lines[_name(record)].append((record["rtt_ms"], record["online_seconds_median"]))
-    title = "Online time by network (each with its own bandwidth, docs/benchmarks.md)"
+    title = "Online time by network, each with its own rate"
     return _lines(lines, "round-trip time added, ms", "online seconds", title)
 
 
@@ -139,7 +142,8 @@ def _scaling(report: Report) -> Any:
     }
     if not grown:
         return None
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(_WIDTH, 4.0))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(_WIDTH, 4.2), layout="constrained")
+    figure.suptitle("Online time by size, loopback")
     for name, records in grown.items():
         seconds = [record["online_seconds_median"] for record in records]
         comparisons = [record["comparisons"] / 1e6 for record in records]
@@ -151,8 +155,8 @@ def _scaling(report: Report) -> Any:
                 ends = [0.0, max(comparisons)]
                 line = [fit["constant"] + fit["per_million"] * x for x in ends]
                 left.plot(ends, line, "--", color=points.get_color(), linewidth=1)
-    left.set(xlabel="comparisons, millions", ylabel="online seconds", title="lines: fits")
-    right.set(xlabel="side of the image", ylabel="online seconds")
+    left.set(xlabel="comparisons, millions (lines: fits)", ylabel="online seconds")
+    right.set(xlabel="side of the image, pixels", ylabel="online seconds")
     for axes in (left, right):
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
@@ -161,7 +165,13 @@ def _scaling(report: Report) -> Any:
     return figure
 
 
-def _stacked(records: Sequence[Record], bars: Bars, label: str, title: str) -> Any:
+def _stacked(
+    records: Sequence[Record],
+    bars: Bars,
+    label: str,
+    title: str,
+    floors: Sequence[float | None] = (),
+) -> Any:
     if not records:
         return None
     figure, axes = pyplot.subplots(figsize=(_WIDTH, 1.6 + _INCH_PER_BAR * len(records)))
@@ -171,7 +181,11 @@ def _stacked(records: Sequence[Record], bars: Bars, label: str, title: str) -> A
     for part, values in bars.items():
         axes.barh(places, values, left=left, label=part, height=0.7)
         left = [start + value for start, value in zip(left, values, strict=True)]
+    marks = [(floor, place) for place, floor in enumerate(floors) if floor is not None]
+    if marks:
+        axes.plot(*zip(*marks, strict=True), "k|", markersize=14, label="floor")
     axes.set_yticks(places, names, fontsize=8)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set(xlabel=label, title=title)
     axes.grid(axis="x", alpha=0.3)
@@ -187,8 +201,10 @@ def _lines(
     if not several:
         return None
     figure, axes = pyplot.subplots(figsize=(_WIDTH * 0.7, 4.2))
-    for name, points in several.items():
-        axes.plot(*zip(*points, strict=True), "o-", label=name)
+    for number, (name, points) in enumerate(several.items()):
+        # two sets of colours that no two lines share
+        style = "o-" if number < _COLOURS else "s--"
+        axes.plot(*zip(*points, strict=True), style, label=name)
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

@@ -49,7 +49,7 @@ def _count(value: float) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 1e3 else f"{value:.3g}"
 
 
 _COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -212,7 +212,7 @@ def _total_seconds(record: Record) -> float:
 
 
 def _ratio(above: float | None, below: float | None) -> str:
-    return "-" if above is None or not below else f"{above / below:.3g}"
+    return "-" if above is None or not below else _plain(above / below)
 
 
 def fits_table(fits: Sequence[Record]) -> str:

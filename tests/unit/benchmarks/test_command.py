@@ -179,7 +179,7 @@ def test_plots(tmp_path: Path) -> None:
     )
     made.add(
         Part(
-            result(),
+            result(floor_seconds=0.06),
             traffic=[
                 traffic("online", "data_owner_to_model_owner", 10_000_000),
                 traffic("offline", "crypto_provider_to_model_owner", 200_000_000),

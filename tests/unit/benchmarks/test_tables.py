@@ -27,6 +27,7 @@ def test_the_report_for_people() -> None:
     for shown in ("0.125 s", "0.375 s", "0.7 s", "26.4", "215.0", "44", "800.0", "0.004"):
         assert f" {shown} |" in row
     assert "16.2 ms" in text
+    assert " 36,800 |" in markdown(report(result(images_per_second=36_789.0)))
     assert text.count("- spu on loopback, cpu: not here") == 1
     failed = text.index("**FAILED:**\n\n- vgg16@224, crypten on loopback, cpu: failed: too large")
     assert failed < text.index("| model")
