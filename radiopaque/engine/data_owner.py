@@ -128,7 +128,6 @@ class DataOwnerRun:
         self._session = key.session
         self._spent = False
         self._window = Window(_loading(plan, key, output_mask), window_bytes)
-        self._window.fill()
 
     @property
     def peak_bytes(self) -> int:

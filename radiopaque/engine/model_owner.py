@@ -73,7 +73,6 @@ class ModelOwnerRun:
         self._spent = False
         streams = Streams(key_o, artefact.plan_digest, session, "model-owner")
         self._window = Window(_loading(model.plan, streams, key_o, material), window_bytes)
-        self._window.fill()
 
     @property
     def peak_bytes(self) -> int:

@@ -1,10 +1,10 @@
 """What a session needs before its image, loaded gate by gate, at most a window ahead of the walk.
 
 A party's online walk goes through the plan once, and each gate needs its stored material and
-expanded streams (its *state*) once, in plan order. A thread loads states in that order and waits
-where the next one would not fit into the window beside those that are loaded. So memory is bounded
-by the window or the largest gate, whichever is larger, and not by the depth of the network; what
-fits into the window is loaded before the image is there and costs no online time.
+expanded streams (its *state*) once, in plan order. States are loaded in that order, as many as fit
+into the window before the image is there; a thread loads the rest, each as soon as there is room.
+So memory is bounded by the window or the largest gate, whichever is larger, and not by the depth of
+the network, and a network that fits costs no online time.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ class Pending(NamedTuple):
 class Window:
     """States of one session on their way to the walk. A context manager: leaving it ends loading.
 
-    ``gates`` yields every gate of the plan in order. It runs in the loading thread, and is closed
-    there when all gates are loaded, one has failed, or the window is closed.
+    Making it fills it; where something is left, a thread goes on from there as the walk does.
+    ``gates`` yields every gate of the plan in order, and is closed when all are loaded, one has
+    failed, or the window is closed. Raises what loading has raised so far: StoreError for damaged
+    material.
     """
 
     def __init__(self, gates: Generator[Pending], window_bytes: int) -> None:
@@ -48,27 +50,21 @@ class Window:
         self._loaded: deque[tuple[int, Any, int]] = deque()
         self._held = 0
         self._in_use = 0
-        self._full = False
-        self._done = False
         self._closed = False
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
-        self._loader = threading.Thread(target=self._run, name="radiopaque-load", daemon=True)
-        self._loader.start()
-
-    def fill(self) -> None:
-        """Return when every state is loaded, or the next one waits for room.
-
-        Raises what loading has raised so far, StoreError for damaged material, and closes then.
-        """
+        self._loader: threading.Thread | None = None
+        self._next: Pending | None = None
         try:
-            with self._changed:
-                self._changed.wait_for(lambda: self._full or self._done)
-                if self._failure is not None:
-                    raise self._failure
+            self._advance()
+            while self._next is not None and self._fits(self._next):
+                self._load(self._next)
         except BaseException:
             self.close()
             raise
+        if self._next is not None:
+            self._loader = threading.Thread(target=self._go_on, name="radiopaque-load", daemon=True)
+            self._loader.start()
 
     def take(self, gate: int) -> Any:
         """The state of ``gate``, the next one in the plan; None where it has none.
@@ -80,7 +76,7 @@ class Window:
             self._held -= self._in_use
             self._in_use = 0
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._loaded or self._done)
+            self._changed.wait_for(lambda: self._loaded or self._next is None)
             if not self._loaded:
                 raise self._failure or SessionStateError(
                     "the material of this session is not there any more; prepare another session"
@@ -95,7 +91,9 @@ class Window:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._loader.join()
+        if self._loader is not None:
+            self._loader.join()
+        self._end()
         self._loaded.clear()
 
     def __enter__(self) -> Window:
@@ -109,33 +107,30 @@ class Window:
     ) -> None:
         self.close()
 
-    def _run(self) -> None:
+    def _go_on(self) -> None:
+        """The thread: what did not fit at first."""
         try:
-            for gate, expected, load in self._gates:
-                if not self._has_room(expected):
-                    break
-                self._add(gate, load())
+            while self._next is not None and self._has_room(self._next):
+                self._load(self._next)
         except BaseException as error:
             self._failure = error
         finally:
-            self._gates.close()
-            with self._changed:
-                self._done = True
-                self._changed.notify_all()
+            self._end()
 
-    def _has_room(self, expected: int) -> bool:
-        """Wait until the next state fits, or nothing else is loaded; False once closed."""
-
-        def decided() -> bool:
-            return self._closed or self._held == 0 or self._held + expected <= self._size
-
+    def _has_room(self, pending: Pending) -> bool:
+        """Wait until it fits; False once the window is closed."""
         with self._changed:
-            if not decided():
-                self._full = True
-                self._changed.notify_all()
-                self._changed.wait_for(decided)
-                self._full = False
+            self._changed.wait_for(lambda: self._closed or self._fits(pending))
             return not self._closed
+
+    def _fits(self, pending: Pending) -> bool:
+        """Beside the others; a gate that is larger than the window is loaded alone."""
+        return self._held == 0 or self._held + pending.expected_bytes <= self._size
+
+    def _load(self, pending: Pending) -> None:
+        # the state has no name here: it would live on while the next gate waits for room
+        self._add(pending.gate, pending.load())
+        self._advance()
 
     def _add(self, gate: int, state: Any) -> None:
         size = state_bytes(state)
@@ -143,6 +138,19 @@ class Window:
             self._loaded.append((gate, state, size))
             self._held += size
             self.peak_bytes = max(self.peak_bytes, self._held)
+            self._changed.notify_all()
+
+    def _advance(self) -> None:
+        following = next(self._gates, None)
+        with self._changed:
+            self._next = following
+            self._changed.notify_all()
+
+    def _end(self) -> None:
+        """No gate is loaded any more."""
+        self._gates.close()
+        with self._changed:
+            self._next = None
             self._changed.notify_all()
 
 
