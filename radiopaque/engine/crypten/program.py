@@ -7,11 +7,12 @@ choose: the table :data:`OPERATIONS` is closed, and both parties look operations
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Final
 
+from radiopaque.engine.crypten.shapes import derive
 from radiopaque.errors import PlanError
 from radiopaque.graph.plan import Shape
 
@@ -20,7 +21,7 @@ MAX_RANK: Final = 6
 MAX_ELEMENTS: Final = 1 << 27
 """Of one tensor: a share of it takes 1 GiB."""
 MAX_LIVE_ELEMENTS: Final = 1 << 28
-"""Of the values that exist at one time, secret tensors included."""
+"""Of the values that exist at one time, secret tensors included; of what one operation unfolds."""
 MAX_INTEGERS: Final = 4096
 
 
@@ -116,11 +117,7 @@ class Program:
 
 
 def validate(program: Program) -> None:
-    """Raise PlanError for a program that no compiler here would write.
-
-    Shapes of results are not derived here: whoever runs the program compares each with the one
-    that is stated.
-    """
+    """Raise PlanError for a program that no compiler here would write, before memory is taken."""
     operations = program.operations
     if not 2 <= len(operations) <= MAX_OPERATIONS:
         raise PlanError(f"a program has 2 to {MAX_OPERATIONS} operations, not {len(operations)}")
@@ -128,6 +125,8 @@ def validate(program: Program) -> None:
         _check(number, operation)
     if any(operation.name == "input" for operation in operations[1:]):
         raise PlanError("a program has one input, its first operation; compile the model again")
+    for number, operation in enumerate(operations):
+        _check_shape(number, operation, operations)
     live = _live_elements(program)
     if live > MAX_LIVE_ELEMENTS:
         raise PlanError(
@@ -146,6 +145,29 @@ def _live_elements(program: Program) -> int:
             earlier = program.operations[value]
             live -= 0 if earlier.name == "constant" else earlier.size
     return held + most
+
+
+def _check_shape(number: int, operation: Operation, earlier: Sequence[Operation]) -> None:
+    if not operation.inputs:
+        return
+    where = f"operation {number} ({operation.name})"
+    inputs = [earlier[value].shape for value in operation.inputs]
+    try:
+        shape, besides = derive(operation, inputs)
+    except ValueError:
+        raise PlanError(
+            f"{where} does not exist on {[list(shape) for shape in inputs]}; "
+            "compile the model again"
+        ) from None
+    if shape != operation.shape:
+        raise PlanError(
+            f"{where} gives the shape {list(shape)}, the program says {list(operation.shape)}; "
+            "compile the model again"
+        )
+    if besides > MAX_LIVE_ELEMENTS:
+        raise PlanError(
+            f"{where} unfolds {besides} elements, over the limit of {MAX_LIVE_ELEMENTS}"
+        )
 
 
 def _check(number: int, operation: Operation) -> None:

@@ -112,7 +112,12 @@ BAD: dict[str, tuple[CryptenPlan, str]] = {
     "many axes": (changed(1, shape=(1,) * 7), "no tensor's"),
     "one operation": (replace(PLAN, program=Program(OPERATIONS[:1])), "2 to"),
     "classes that do not match": (replace(PLAN, classes=("a", "b")), "2 classes"),
-    "another image": (changed(0, shape=(1, 3, 4, 4)), "preprocessing makes"),
+    "another image": (
+        replace(PLAN, preprocessing=Preprocessing(1, 5, 5, "fit", "bilinear", (0.5,), (0.25,))),
+        "preprocessing makes",
+    ),
+    "an image of other channels": (changed(0, shape=(1, 3, 4, 4)), "does not exist on"),
+    "a shape that does not follow": (changed(4, shape=(1, 9)), "does not exist on"),
     "a name that steers a terminal": (replace(PLAN, name="\x1b[2J"), "control characters"),
     "negative errors": (replace(PLAN, gross_errors=-1.0), "positive"),
     "infinite output": (replace(PLAN, largest_output=float("inf")), "positive"),
