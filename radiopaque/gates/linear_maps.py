@@ -11,17 +11,23 @@ from collections.abc import Callable, Mapping
 
 from radiopaque.graph.plan import Convolution, Linear, MatrixProduct, Plan
 from radiopaque.kernels.convolution import PackedConvolution, PackedMatrix
+from radiopaque.kernels.workers import ALONE, Workers
 from radiopaque.ring import RingArray
 
 LinearMap = Callable[[RingArray], RingArray]
 
 
-def linear_map(gate: Linear, weights: RingArray) -> LinearMap:
-    """The map x -> weights * x of one gate; weights are packed once for the kernels."""
+def linear_map(gate: Linear, weights: RingArray, workers: Workers = ALONE) -> LinearMap:
+    """The map x -> weights * x of one gate; weights are packed once for the kernels.
+
+    ``workers`` share the work of a call. The time of W's maps, and so the model owner's, depends on
+    whether all weights of a gate fit 16 bits (:class:`PackedConvolution`); that of the masks B and
+    F, on shapes alone.
+    """
     if isinstance(gate, Convolution):
-        return PackedConvolution(weights, gate)
+        return PackedConvolution(weights, gate, workers=workers)
     if isinstance(gate, MatrixProduct):
-        return PackedMatrix(weights)
+        return PackedMatrix(weights, workers=workers)
     return _Elementwise(weights)
 
 
@@ -38,10 +44,12 @@ class _Elementwise:
         return f"<elementwise map, weights {list(self._weights.shape)} {self._weights.dtype}>"
 
 
-def linear_maps(plan: Plan, weights: Mapping[int, RingArray]) -> dict[int, LinearMap]:
-    """The maps of all linear gates of a plan, by gate number."""
+def linear_maps(
+    plan: Plan, weights: Mapping[int, RingArray], workers: Workers = ALONE
+) -> dict[int, LinearMap]:
+    """The maps of all linear gates of a plan, by gate number; see :func:`linear_map`."""
     maps = {}
     for number, _ in plan.weight_shapes():
         gate = plan.steps[number].gate
-        maps[number] = linear_map(gate, weights[number])  # type: ignore[arg-type]
+        maps[number] = linear_map(gate, weights[number], workers)  # type: ignore[arg-type]
     return maps

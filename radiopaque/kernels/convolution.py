@@ -10,21 +10,27 @@ from numpy.typing import DTypeLike
 
 from radiopaque.errors import TensorError
 from radiopaque.graph.plan import Convolution, WindowSum
-from radiopaque.kernels import linear_loops
-from radiopaque.kernels.linear_loops import Windows
+from radiopaque.kernels import linear_loops, tiles, window_loops
 from radiopaque.kernels.matmul import (
     PackedMatrix,
     check_input_dtype,
     check_ring_dtype,
+    choose_limbs,
     kernel_view,
     packed_rows,
+    pair_up,
 )
+from radiopaque.kernels.window_loops import Windows
+from radiopaque.kernels.workers import ALONE, Workers
 from radiopaque.ring import RingArray
 
 __all__ = ["PackedConvolution", "PackedMatrix", "warm_up", "window_sum"]
 
 MAX_PADDED_ELEMENTS = 1 << 28
 """Largest padded copy of one image and group that a kernel may make."""
+
+LEAST_LIMB_CHANNELS = 8
+"""Input channels of a group from which limbs pay: an odd one is multiplied for nothing."""
 
 
 class PackedConvolution:
@@ -33,15 +39,26 @@ class PackedConvolution:
     dtypes are uint32 or uint64, any batch and image size. The weights are copied once, in the
     order in which the kernel reads them; calling the object takes no lock and changes nothing, so
     threads may share it. A call needs, besides its result, a padded copy of one image (of one
-    group's channels) and at most 256 KiB.
+    group's channels) and at most 256 KiB for each thread of ``workers``.
+
+    ``limbs`` says whether to multiply by 16-bit limbs, which needs weights that fit 16 bits, see
+    :func:`radiopaque.kernels.matmul.choose_limbs`; left out, the kernel decides. The result is the
+    same; the time then depends on whether *all* of the layer's weights fit, which is one bit about
+    them, the same in every call.
 
     Raises TensorError for other dtypes, for weights that do not match ``spec``, and for numbers
     in ``spec`` that are no window.
     """
 
-    __slots__ = ("_direct", "_dtype", "_shape", "_spec", "_weights")
+    __slots__ = ("_depthwise", "_dtype", "_limbs", "_shape", "_spec", "_weights", "_workers")
 
-    def __init__(self, weights: RingArray, spec: Convolution) -> None:
+    def __init__(
+        self,
+        weights: RingArray,
+        spec: Convolution,
+        limbs: bool | None = None,
+        workers: Workers = ALONE,
+    ) -> None:
         check_ring_dtype("weights", weights)
         _check_windows(spec)
         if spec.groups < 1 or spec.out_channels < 1 or spec.out_channels % spec.groups:
@@ -61,14 +78,23 @@ class PackedConvolution:
         self._spec = spec
         self._shape = weights.shape
         self._dtype = weights.dtype
+        self._workers = workers
         group_out = spec.out_channels // spec.groups
         # With one input channel and few outputs, gathering would cost more than the products.
-        self._direct = weights.shape[1] == 1 and group_out < linear_loops.ROWS
-        matrices = weights.reshape(spec.groups, group_out, prod(weights.shape[1:]))
-        if self._direct:
-            self._weights = matrices.flatten()
-        else:
-            self._weights = np.concatenate([packed_rows(matrix) for matrix in matrices])
+        self._depthwise = weights.shape[1] == 1 and group_out < tiles.ROWS
+        self._limbs = (
+            not self._depthwise
+            and (limbs or weights.shape[1] >= LEAST_LIMB_CHANNELS)
+            and choose_limbs(weights, limbs)
+        )
+        if self._depthwise:
+            self._weights = weights.flatten()
+            return
+        factors = pair_up(weights, 1) if self._limbs else weights
+        matrices = factors.reshape(spec.groups, group_out, prod(factors.shape[1:]))
+        depth = linear_loops.DEPTH // (2 if self._limbs else 1)
+        packed = [packed_rows(matrix, depth=depth) for matrix in matrices]
+        self._weights = np.concatenate(packed)
 
     def __repr__(self) -> str:
         return f"<PackedConvolution {list(self._shape)} {self._dtype}>"
@@ -87,17 +113,36 @@ class PackedConvolution:
                 f"input is {list(x.shape)}; the weights take [n, {group_in * spec.groups}, h, w]"
             )
         windows = _place_windows(spec, x.shape[2], x.shape[3])
-        padded = group_in * windows.rows * windows.phases * windows.width
+        padded = group_in * windows.phases_y * windows.phases_x * windows.rows * windows.width
         if padded > MAX_PADDED_ELEMENTS:
             raise TensorError(
                 f"the padded image has {padded} elements, over {MAX_PADDED_ELEMENTS}; "
                 "use less padding or a smaller image"
             )
-        out = np.zeros((x.shape[0], spec.out_channels, windows.oh * windows.ow), x.dtype)
-        linear_loops.add_convolution(
-            kernel_view(x), self._weights, out, spec.groups, self._direct, windows
+        oh, ow = windows.oh, windows.ow
+        out = np.empty((x.shape[0], spec.out_channels, oh * ow), x.dtype)
+        image = kernel_view(x)
+        self._workers.share(oh, lambda begin, end: self._convolve(image, out, windows, begin, end))
+        return out.reshape(x.shape[0], spec.out_channels, oh, ow)
+
+    def _convolve(
+        self, x: RingArray, out: RingArray, windows: Windows, begin: int, end: int
+    ) -> None:
+        """Rows begin to end of the result."""
+        band = windows._replace(
+            oh=end - begin,
+            rows=windows.rows - windows.oh + end - begin,
+            top=windows.top - begin * windows.stride_y,
         )
-        return out.reshape(x.shape[0], spec.out_channels, windows.oh, windows.ow)
+        first = begin * windows.ow
+        if self._depthwise:
+            window_loops.convolve_channels(x, self._weights, out, first, band)
+            return
+        limbs = None
+        if self._limbs:
+            columns = tiles.PANEL_BYTES // x.itemsize
+            limbs = np.empty(2 * x.shape[2] * x.shape[3] + columns, x.dtype)
+        linear_loops.convolve(x, self._weights, out, first, self._spec.groups, band, limbs)
 
 
 def window_sum(x: RingArray, spec: WindowSum) -> RingArray:
@@ -113,19 +158,18 @@ def window_sum(x: RingArray, spec: WindowSum) -> RingArray:
     windows = _place_windows(spec, x.shape[-2], x.shape[-1])
     planes = prod(x.shape[:-2])
     out = np.zeros((planes, windows.oh, windows.ow), x.dtype)
-    linear_loops.add_window_sums(kernel_view(x.reshape(planes, *x.shape[-2:])), out, windows)
+    window_loops.add_window_sums(kernel_view(x.reshape(planes, *x.shape[-2:])), out, windows)
     return out.reshape(*x.shape[:-2], windows.oh, windows.ow)
 
 
 def warm_up(dtype: DTypeLike) -> None:
     """Compiles every kernel for one of the two dtypes, or loads it from Numba's disk cache."""
-    x = np.zeros((1, 1, 1, 1), dtype)
-    PackedConvolution(x, Convolution(1, (1, 1)))(x)
-    PackedConvolution(np.zeros((1, 2, 1, 1), dtype), Convolution(1, (1, 1)))(
-        np.zeros((1, 2, 1, 1), dtype)
-    )
-    PackedMatrix(x[0, 0])(x)
+    x = np.zeros((1, 2, 1, 1), dtype)
+    PackedConvolution(x[:, :1], Convolution(1, (1, 1)))(x[:, :1])
     window_sum(x, WindowSum((1, 1)))
+    for limbs in (False, True) if tiles.HAS_LIMBS and x.dtype == np.uint32 else (False,):
+        PackedConvolution(x, Convolution(1, (1, 1)), limbs)(x)
+        PackedMatrix(x[0, 0], limbs)(x)
 
 
 def _check_windows(spec: Convolution | WindowSum) -> None:
@@ -150,7 +194,7 @@ def _place_windows(spec: Convolution | WindowSum, h: int, w: int) -> Windows:
             )
         sizes.append((room - span) // spec.strides[axis] + 1)
     oh, ow = sizes
-    reach = (spec.kernel[1] - 1) * spec.dilations[1]
+    reach_y, reach_x = [(spec.kernel[axis] - 1) * spec.dilations[axis] for axis in range(2)]
     return Windows(
         kernel_y=spec.kernel[0],
         kernel_x=spec.kernel[1],
@@ -162,7 +206,8 @@ def _place_windows(spec: Convolution | WindowSum, h: int, w: int) -> Windows:
         left=spec.pads[1],
         oh=oh,
         ow=ow,
-        rows=(oh - 1) * spec.strides[0] + (spec.kernel[0] - 1) * spec.dilations[0] + 1,
-        phases=min(spec.strides[1], reach + 1),
-        width=ow + reach // spec.strides[1],
+        phases_y=min(spec.strides[0], reach_y + 1),
+        phases_x=min(spec.strides[1], reach_x + 1),
+        rows=oh + reach_y // spec.strides[0],
+        width=ow + reach_x // spec.strides[1],
     )
