@@ -106,8 +106,8 @@ def spread_plane(image, start, h, w, padded, at, windows):  # type: ignore[no-un
     top = windows.top
     if (windows.stride_y, stride) == (1, 1) and width == w and top <= 0 and rows - top <= h:
         # Nothing is padded: all rows are one.
-        _spread_row(image, start - top * w, rows * w, 1, padded, at, 0, rows * w)
-        return
+        start -= top * w
+        top, h, w, width, rows = 0, 1, rows * w, rows * w, 1
     for phase_y in range(windows.phases_y):
         for phase_x in range(windows.phases_x):
             shift = phase_x - windows.left
