@@ -31,7 +31,7 @@ _RATES = {
     "crypten": _Rates(8.0, 2.0, 5e-6, 1e-9),
     "spu": _Rates(5.0, 2.7, 8e-6, 0.0),
 }
-_COMPILED = _Rates(4.0, 0.0, 1.2e-7, 3.2e-11, 6.5e-8)
+_COMPILED = _Rates(4.0, 0.0, 1.2e-7, 3.2e-11, 5e-8)
 
 
 def seconds(case: Case, cost: GateCost, weights: int) -> float:
@@ -41,9 +41,11 @@ def seconds(case: Case, cost: GateCost, weights: int) -> float:
     moved += cost.to_model_owner_bytes + cost.to_data_owner_bytes
     byte = 8 / (network.mbit * 1e6)
     each = rates.comparison * cost.comparisons + rates.multiply_add * cost.multiply_adds
-    each = rates.inference + (each + moved * byte) * case.batch
+    # the plan is that of the 32-bit ring
+    words = 2 if case.engine == "compiled-64" else 1
+    each = rates.inference + words * (each + moved * byte) * case.batch
     each += cost.round_trips * network.rtt_ms / 1e3
-    start = rates.start + (rates.weight_byte + byte) * weights
+    start = rates.start + words * (rates.weight_byte + byte) * weights
     return start + (case.inferences + 1) * each
 
 

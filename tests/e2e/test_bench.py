@@ -51,6 +51,15 @@ def test_figures(folder: Path) -> None:
         "compiled-32",
     ]
     assert plain["max_abs_logit_error"] == 0
+    # what is on disk is what was sent before the image
+    stored = sum(
+        one["payload_bytes"] for one in report.of(report.traffic, near) if one["phase"] == "offline"
+    )
+    (floor,) = report.floors
+    assert report.results[floor["result"]] == near
+    assert near["floor_seconds"] == floor["floor_seconds"] < near["online_seconds_min"]
+    assert near["online_over_floor"] > 1
+    assert far["floor_seconds"] is None
     for record in (near, far):
         assert record["max_abs_logit_error"] < 0.01
         assert record["argmax_agreement"] == 1.0
@@ -58,8 +67,10 @@ def test_figures(folder: Path) -> None:
         assert record["online_bytes"] == near["online_bytes"]
         assert 0 < record["online_seconds_min"] <= record["online_seconds_median"]
         assert record["cpu_seconds"] > record["offline_cpu_seconds"] > 0
-        assert record["material_bytes"] > 500_000
-        assert 50e6 < record["peak_rss_bytes"] < 1e9
+        assert stored < record["material_bytes"] < stored + 10_000
+        assert 50e6 < record["peak_rss_bytes"] < record["resident_bytes"] < 1e9
+        assert record["online_over_plaintext"] > 1
+        assert record["call_seconds_median"] > record["online_seconds_median"]
         assert 0 < record["images_per_second"] < 1 / record["online_seconds_min"]
     assert near["broken"] == 0
     assert far["broken"] >= 1
