@@ -19,7 +19,7 @@ from radiopaque.gates.linear_maps import LinearMap
 from radiopaque.graph.plan import Plan, Step
 from radiopaque.prg import Streams
 from radiopaque.ring import RingArray, ring_dtype
-from radiopaque.transport.link import PAYLOAD_BYTES, Link
+from radiopaque.transport.link import BLOCK_BYTES, Link
 
 Raw = NDArray[np.uint8]
 
@@ -39,8 +39,8 @@ class Site:
         return ring_dtype(self.ring_bits)
 
     def blocks(self) -> Iterator[tuple[int, slice]]:
-        """(block, slice) of the flattened output, so that one ring word each fills a payload."""
-        length = PAYLOAD_BYTES // (self.ring_bits // 8)
+        """(block, slice) of the flattened output, of ``BLOCK_BYTES`` as ring words."""
+        length = BLOCK_BYTES // (self.ring_bits // 8)
         for block, start in enumerate(range(0, self.step.size, length)):
             yield block, slice(start, min(start + length, self.step.size))
 

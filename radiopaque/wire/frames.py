@@ -23,7 +23,7 @@ DIGEST_BYTES: Final = 32
 MAX_MESSAGE_BYTES: Final = 4 << 20
 """Largest message of any kind; the transports refuse more before it is read into memory."""
 MAX_PAYLOAD_BYTES: Final = MAX_MESSAGE_BYTES - 1024
-"""Largest payload of one frame; senders cut large layers into blocks of about 1 MiB."""
+"""Largest payload of one frame; senders cut what is longer than 1 MiB."""
 
 _MAX_UINT32: Final = (1 << 32) - 1
 _SESSION_TAG: Final = bytes([0x0A, SESSION_BYTES])  # field 1, length-delimited, 16 bytes follow

@@ -1,4 +1,4 @@
-"""Layers of one block, of several, and one element to either side: a block is a mebibyte of words.
+"""Layers of one block, of several, and one element to either side: a block is 2^19 bytes of words.
 
 A plan with every gate that sends: image, truncation, ReLU, re-mask, result.
 """
@@ -15,8 +15,8 @@ from radiopaque.graph.weights import Weights
 from radiopaque.ring import ring_dtype
 from tests.plans import PlanBuilder
 
-BLOCK = {32: 1 << 18, 64: 1 << 17}
-"""Ring words in a payload of 2**20 bytes."""
+BLOCK = {32: 1 << 17, 64: 1 << 16}
+"""Ring words in a block of 2**19 bytes."""
 
 
 def plan_of(k: int, size: int) -> p.Plan:
