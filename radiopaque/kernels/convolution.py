@@ -29,6 +29,12 @@ __all__ = ["PackedConvolution", "PackedMatrix", "warm_up", "window_sum"]
 MAX_PADDED_ELEMENTS = 1 << 28
 """Largest padded copy of one image and group that a kernel may make."""
 
+BAND_BYTES = 1 << 21
+"""Size of the padded copy that is aimed for: not much over that of a second-level cache."""
+
+LEAST_BAND_ROWS = 8
+"""Rows of the result in a band: neighbouring bands copy some rows of the image twice."""
+
 LEAST_LIMB_CHANNELS = 8
 """Input channels of a group from which limbs pay: an odd one is multiplied for nothing."""
 
@@ -38,8 +44,8 @@ class PackedConvolution:
 
     dtypes are uint32 or uint64, any batch and image size. The weights are copied once, in the
     order in which the kernel reads them; calling the object takes no lock and changes nothing, so
-    threads may share it. A call needs, besides its result, a padded copy of one image (of one
-    group's channels) and at most 256 KiB for each thread of ``workers``.
+    threads may share it. A call needs, besides its result, for each thread of ``workers`` a padded
+    copy of a band of one image (of one group's channels), the sums of 8 panels, and 256 KiB.
 
     ``limbs`` says whether to multiply by 16-bit limbs, which needs weights that fit 16 bits, see
     :func:`radiopaque.kernels.matmul.choose_limbs`; left out, the kernel decides. The result is the
@@ -128,13 +134,19 @@ class PackedConvolution:
     def _convolve(
         self, x: RingArray, out: RingArray, windows: Windows, begin: int, end: int
     ) -> None:
-        """Rows begin to end of the result."""
-        band = windows._replace(
-            oh=end - begin,
-            rows=windows.rows - windows.oh + end - begin,
-            top=windows.top - begin * windows.stride_y,
-        )
-        first = begin * windows.ow
+        """Rows begin to end of the result, in bands."""
+        row = self._shape[1] * windows.phases_y * windows.phases_x * windows.width
+        overlap = windows.rows - windows.oh
+        height = max(LEAST_BAND_ROWS, BAND_BYTES // (row * x.itemsize) - overlap)
+        for start in range(begin, end, height):
+            rows = min(height, end - start)
+            band = windows._replace(
+                oh=rows, rows=rows + overlap, top=windows.top - start * windows.stride_y
+            )
+            self._convolve_band(x, out, start * windows.ow, band)
+
+    def _convolve_band(self, x: RingArray, out: RingArray, first: int, band: Windows) -> None:
+        """The positions of the result from ``first`` on that the band has."""
         if self._depthwise:
             window_loops.convolve_channels(x, self._weights, out, first, band)
             return

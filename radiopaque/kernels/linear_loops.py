@@ -228,6 +228,9 @@ def convolve(x, weights, out, first, groups, windows, limbs):  # type: ignore[no
         count, channels, spacing = 1, group_in, size
     else:
         count, channels, spacing = 2, (group_in + 1) // 2, 2 * size
+    # The rows of the image that the windows meet.
+    skipped = max(0, -windows.top)
+    used = max(0, min(h, windows.rows * windows.stride_y - windows.top) - skipped)
     taps = window_taps(channels, spacing, windows)
     depth = DEPTH // count
     panel_taps = _block_taps(taps, depth, count, size)
@@ -241,13 +244,15 @@ def convolve(x, weights, out, first, groups, windows, limbs):  # type: ignore[no
         start = part * group_in * h * w
         for c in range(channels):
             if limbs is None:
-                spread_plane(image, start + c * h * w, h, w, padded, c * size, windows)
-            else:
-                a, b = 2 * c, min(2 * c + 1, group_in - 1)
-                split_planes(image, start + a * h * w, start + b * h * w, limbs, h * w)
-                for limb in range(2):
-                    at = (2 * c + limb) * size
-                    spread_plane(limbs, limb * h * w, h, w, padded, at, windows)
+                at = start + c * h * w
+                spread_plane(image, at, h, w, windows.top, padded, c * size, windows)
+                continue
+            a, b = start + 2 * c * h * w, start + min(2 * c + 1, group_in - 1) * h * w
+            split_planes(image, a + skipped * w, b + skipped * w, limbs, used * w)
+            for limb in range(2):
+                at = (2 * c + limb) * size
+                top = windows.top + skipped
+                spread_plane(limbs, limb * used * w, used, w, top, padded, at, windows)
         out_start = part * group_out * positions + first
         for at in range(0, area, PANELS * columns):
             here = min(PANELS * columns, area - at)

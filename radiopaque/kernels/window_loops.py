@@ -95,15 +95,14 @@ def _spread_row(source, start, count, stride, padded, at, low, width):  # type: 
 
 
 @njit(nogil=True)
-def spread_plane(image, start, h, w, padded, at, windows):  # type: ignore[no-untyped-def]
+def spread_plane(image, start, h, w, top, padded, at, windows):  # type: ignore[no-untyped-def]
     """Writes one channel of the padded copy, from ``at`` on.
 
-    The channel is image[start : start + h * w], both arrays are flat. What follows in ``padded``,
-    up to the width of a vector, is overwritten.
+    The channel is image[start : start + h * w], both arrays are flat, and ``top`` the padding
+    before it. What follows in ``padded``, up to the width of a vector, is overwritten.
     """
     stride = windows.stride_x
     rows, width = windows.rows, windows.width
-    top = windows.top
     if (windows.stride_y, stride) == (1, 1) and width == w and top <= 0 and rows - top <= h:
         # Nothing is padded: all rows are one.
         start -= top * w
@@ -160,7 +159,8 @@ def convolve_channels(x, weights, out, first, windows):  # type: ignore[no-untyp
         channel = plane % co // (co // ci)
         factors = plane % co * taps.size
         if plane % (co // ci) == 0:
-            spread_plane(image, (plane // co * ci + channel) * h * w, h, w, padded, 0, windows)
+            start = (plane // co * ci + channel) * h * w
+            spread_plane(image, start, h, w, windows.top, padded, 0, windows)
         for row in range(windows.oh):
             source = row * width
             at = plane * positions + first + row * ow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from radiopaque.errors import ConfigError, TensorError
 from radiopaque.graph.plan import Convolution
-from radiopaque.kernels import linear_loops, tiles
+from radiopaque.kernels import convolution, linear_loops, tiles
 from radiopaque.kernels.convolution import PackedConvolution, warm_up
 from radiopaque.kernels.matmul import PackedMatrix, choose_limbs
 from radiopaque.kernels.workers import Workers
@@ -87,6 +89,22 @@ def test_limbs_over_block_borders(case, workers):
     np.testing.assert_array_equal(
         PackedConvolution(weights, spec, limbs=True, workers=workers)(x), expected
     )
+
+
+@pytest.mark.parametrize("limbs", [False, pytest.param(True, marks=needs_limbs)])
+@pytest.mark.parametrize("case", LARGE)
+def test_bands_change_nothing(case, limbs, monkeypatch):
+    """Bands of 1 and 2 rows: some lie in the padding alone."""
+    shape, spec = LARGE[case]
+    x = ring_elements(1, shape, np.uint32)
+    for rows, pads in ((1, (9, 1, 8, 2)), (2, spec.pads)):
+        monkeypatch.setattr(convolution, "BAND_BYTES", 1)
+        monkeypatch.setattr(convolution, "LEAST_BAND_ROWS", rows)
+        padded = replace(spec, pads=pads)
+        weights = short_elements(2, (spec.out_channels, shape[1] // spec.groups, *spec.kernel))
+        np.testing.assert_array_equal(
+            PackedConvolution(weights, padded, limbs)(x), convolution_by_shifts(x, weights, padded)
+        )
 
 
 @needs_limbs
