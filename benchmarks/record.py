@@ -151,9 +151,13 @@ class Report:
         if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
             raise BenchmarkError(f"{path} was not written by radiopaque bench --json")
         try:
-            return cls(**content)
+            report = cls(**content)
         except TypeError as error:
             raise BenchmarkError(f"{path} lacks or has keys of another version: {error}") from error
+        # an older file lacks what was not measured yet
+        empty = dict.fromkeys(RESULT_KEYS)
+        report.results = [{**empty, **record} for record in report.results]
+        return report
 
 
 def _rounded(record: Record) -> Record:
