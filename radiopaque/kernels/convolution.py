@@ -128,7 +128,10 @@ class PackedConvolution:
         oh, ow = windows.oh, windows.ow
         out = np.empty((x.shape[0], spec.out_channels, oh * ow), x.dtype)
         image = kernel_view(x)
-        self._workers.share(oh, lambda begin, end: self._convolve(image, out, windows, begin, end))
+        multiply_adds = out.size * prod(self._shape[1:])
+        self._workers.share(
+            oh, multiply_adds, lambda begin, end: self._convolve(image, out, windows, begin, end)
+        )
         return out.reshape(x.shape[0], spec.out_channels, oh, ow)
 
     def _convolve(

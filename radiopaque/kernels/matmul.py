@@ -68,7 +68,7 @@ class PackedMatrix:
             )
 
         if m == 1:
-            self._workers.share(-(-n // columns), part)
+            self._workers.share(-(-n // columns), k * n, part)
         else:
             part(0, -(-n // columns))
         return out.reshape(*x.shape[:-1], n)

@@ -7,6 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from radiopaque.errors import ConfigError
 
+LEAST_SHARED = 1 << 25
+"""Multiply-adds, about a third of a millisecond, from which a call is shared; handing over and
+waiting takes some 50 microseconds."""
+
 
 class Workers:
     """The calling thread and ``threads - 1`` more, for any number of kernels and callers.
@@ -26,16 +30,17 @@ class Workers:
     def __repr__(self) -> str:
         return f"Workers({self.threads})"
 
-    def share(self, size: int, work: Callable[[int, int], object]) -> None:
+    def share(self, size: int, multiply_adds: int, work: Callable[[int, int], object]) -> None:
         """Calls work(begin, end) for consecutive parts of range(size), one for each thread.
 
-        Returns when all are done; an error of any part is raised then.
+        Less than LEAST_SHARED multiply-adds are not parted. Returns when all are done; an error of
+        any part is raised then.
         """
-        parts = min(self.threads, size)
-        borders = [size * part // parts for part in range(parts + 1)] if parts else [0]
+        parts = min(self.threads, size) if multiply_adds >= LEAST_SHARED else 1
         if self._pool is None or parts < 2:
             work(0, size)
             return
+        borders = [size * part // parts for part in range(parts + 1)]
         others = [self._pool.submit(work, *borders[part : part + 2]) for part in range(1, parts)]
         try:
             work(0, borders[1])

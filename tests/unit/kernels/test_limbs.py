@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from radiopaque.graph.plan import Convolution
 from radiopaque.kernels import convolution, linear_loops, tiles
 from radiopaque.kernels.convolution import PackedConvolution, warm_up
 from radiopaque.kernels.matmul import PackedMatrix, choose_limbs
-from radiopaque.kernels.workers import Workers
+from radiopaque.kernels.workers import LEAST_SHARED, Workers
 from tests.unit.kernels.definitions import (
     convolution_by_definition,
     convolution_by_shifts,
@@ -31,8 +32,10 @@ def _compiled():
     warm_up(np.uint32)
 
 
-@pytest.fixture(scope="module")
-def workers():
+@pytest.fixture
+def workers(monkeypatch):
+    """Three threads that share whatever there is."""
+    monkeypatch.setattr("radiopaque.kernels.workers.LEAST_SHARED", 0)
     made = Workers(3)
     yield made
     made.close()
@@ -168,8 +171,15 @@ def test_limbs_are_taken_where_all_weights_fit(more_than_fits):
 def test_workers_share_every_part_once(workers):
     for size in range(8):
         parts = []
-        workers.share(size, lambda begin, end, parts=parts: parts.append(range(begin, end)))
+        workers.share(size, 1, lambda begin, end, parts=parts: parts.append(range(begin, end)))
         assert sorted(i for part in parts for i in part) == list(range(size))
+
+
+def test_little_work_is_not_shared():
+    parts = []
+    with closing(Workers(2)) as workers:
+        workers.share(9, LEAST_SHARED - 1, lambda *part: parts.append(part))
+    assert parts == [(0, 9)]
 
 
 @pytest.mark.parametrize("bad", [0, 4])
@@ -179,7 +189,7 @@ def test_an_error_of_a_worker_is_raised(bad, workers):
             raise ValueError("part")
 
     with pytest.raises(ValueError, match="part"):
-        workers.share(6, work)
+        workers.share(6, 1, work)
 
 
 def test_no_workers_are_refused():
