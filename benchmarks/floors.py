@@ -5,8 +5,8 @@ Three parts, added up, so no overlap between them is assumed:
 * linear: the model's own maps, each applied once to random ring words of its input's shape;
 * comparisons: the Relu gates' online halves, model owner's and data owner's added up, at the rate
   of a layer of 2^18 elements in memory with as many tables as the model's, times the model's;
-* transfer: the online payload of both directions by the rate at which frames of a mebibyte cross
-  gRPC with mutual TLS between two processes on loopback (:mod:`benchmarks.wire_rate`).
+* transfer: the online payload of both directions by the rate at which frames of a block's size
+  cross gRPC with mutual TLS between two processes on loopback (:mod:`benchmarks.wire_rate`).
 
 Each is the fastest of several repeats, on one thread. Left out are truncations, sums, slices,
 masks, waiting, round trips, and all that is prepared before the image exists.

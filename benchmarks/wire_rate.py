@@ -1,5 +1,7 @@
 """How fast frames cross the real transport: gRPC with mutual TLS, two processes, loopback.
 
+A frame is as large as the blocks that layers are cut into online.
+
     python -m benchmarks.wire_rate CERTIFICATE KEY CA
 
 is the serving process: it takes frames until START, then sends as many back.
@@ -19,12 +21,12 @@ from radiopaque.errors import ConnectionLostError, ProtocolError
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.grpc_client import SERVICES, Peer
 from radiopaque.transport.grpc_server import Call, Handler, Server
-from radiopaque.transport.link import PAYLOAD_BYTES
+from radiopaque.transport.link import BLOCK_BYTES
 from radiopaque.wire.frames import SESSION_BYTES, Frame, Kind
 
 _METHOD = "Infer"
 _FRAMES = 32
-_REPEATS = 12
+_REPEATS = 20
 
 
 def bytes_per_second(folder: Path) -> float:
@@ -53,11 +55,11 @@ def bytes_per_second(folder: Path) -> float:
                 channel.close()
         finally:
             process.stdin.close()
-    return 2 * _FRAMES * PAYLOAD_BYTES / fastest
+    return 2 * _FRAMES * BLOCK_BYTES / fastest
 
 
 def _there_and_back(channel: Channel) -> float:
-    payload = bytes(PAYLOAD_BYTES)
+    payload = bytes(BLOCK_BYTES)
     began = time.perf_counter()
     for block in range(_FRAMES):
         channel.send(Frame(bytes(SESSION_BYTES), 0, Kind.SHARE, block, payload))
