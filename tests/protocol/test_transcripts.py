@@ -255,6 +255,7 @@ def simulated_data_owner_view(image: str) -> tuple[Session, RingArray]:
     own = data_owner.SessionKey(key.id, session, key_d)
     revealed = key_d.reveal()
     message = data_owner.prepare(plan, own, artefacts.MaskedWeights.parse(plan, masked))
+    offline = list(message.frames())
     frames = [d.random_frame(session) for d in schedule(plan) if d.receiver == "data-owner"]
     gate = plan.output_step.gate
     ideal = ideal_functionality(model, encoded)
@@ -273,7 +274,7 @@ def simulated_data_owner_view(image: str) -> tuple[Session, RingArray]:
         session=session,
         masked_weights=masked,
         corrections=[],
-        offline=list(message.frames()),
+        offline=offline,
         to_model_owner=channel.sent,
         to_data_owner=channel.received,
         output_mask=message.output_mask,
