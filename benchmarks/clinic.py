@@ -33,6 +33,7 @@ from benchmarks.spans import save
 from data_owner import Client
 from radiopaque.certificates import Role
 from radiopaque.cli.data_owner import setup_bytes
+from radiopaque.cli.memory import keep_freed_memory
 from radiopaque.errors import TransportError
 from radiopaque.telemetry import recorder
 
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--processes", required=True, help="JSON: process numbers by party")
     parser.add_argument("--folder", type=Path, required=True, help="images.npy, and spans")
     given = parser.parse_args()
+    keep_freed_memory()  # as `radiopaque data-owner` does
     images = np.load(given.folder / "images.npy", allow_pickle=False)
     spans = recorder.start()
     with Client.from_config(given.config) as client:

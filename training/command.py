@@ -95,7 +95,7 @@ def train(request: Request, report: Report = print, watch: Watch = unwatched) ->
     report(f"about {describe_seconds(seconds)} for {settings.training.rounds - done} rounds")
     result: Result = {
         "output": str(request.output),
-        "estimate_seconds": round(seconds, 1),
+        "estimate_seconds": round(seconds, 3),
         "skipped_images": len(intake.skipped),
     }
     if request.only_estimate:

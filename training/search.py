@@ -101,7 +101,7 @@ def search(
     report(f"{done} of {trials} trials done; about {describe_seconds(seconds)} for the others")
     result: dict[str, Any] = {
         "output": str(output),
-        "estimate_seconds": round(seconds, 1),
+        "estimate_seconds": round(seconds, 3),
         "skipped_images": len(intake.skipped),
     }
     if study is None or only_estimate:

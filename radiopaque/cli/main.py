@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 import radiopaque
+from radiopaque.cli.memory import keep_freed_memory
 from radiopaque.errors import RadiopaqueError
 
 COMMANDS = {
@@ -37,6 +38,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exits with one of the codes above."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    keep_freed_memory()
     try:
         _application(words)(args=words, prog_name="radiopaque")
     except RadiopaqueError as error:
