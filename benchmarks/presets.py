@@ -49,11 +49,10 @@ def full() -> list[Case]:
     loopback: list[Case] = []
     for model in models:
         loopback += [_plaintext(model), _compiled(model), _compiled(model, "compiled-64")]
-        if model.name in PEER_MODELS or not model.made:
-            loopback += [
-                Case(model, engine, LOOPBACK, inferences=_PEER_INFERENCES)
-                for engine in ("crypten", "crypten-stock", "spu")
-            ]
+        if model.name in PEER_MODELS:
+            loopback += [_peer(model, name) for name in ("crypten", "crypten-stock", "spu")]
+        elif not model.made:
+            loopback += [_peer(model, name) for name in ("crypten", "crypten-stock")]
     plaintext, compiled = (make(choose("resnet18")) for make in (_plaintext, _compiled))
     loopback.append(replace(plaintext, threads=2))
     for count in (2, 4, 8):
@@ -61,15 +60,19 @@ def full() -> list[Case]:
         loopback.append(replace(compiled, concurrency=count, inferences=4 * count))
     relayed = [
         replace(_compiled(model), network=network, inferences=_RELAYED_INFERENCES)
-        for model in models
         for network in PROFILES.values()
         if network.relayed
+        for model in models
     ]
     return _once([*loopback, *growth()]) + relayed
 
 
 def _plaintext(model: Choice) -> Case:
     return Case(model, "onnxruntime", LOOPBACK, inferences=_PLAINTEXT_INFERENCES)
+
+
+def _peer(model: Choice, name: str) -> Case:
+    return Case(model, name, LOOPBACK, inferences=_PEER_INFERENCES)
 
 
 def _compiled(model: Choice, engine: str = "compiled-32") -> Case:

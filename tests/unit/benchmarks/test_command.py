@@ -132,7 +132,7 @@ def test_presets_hold_what_is_promised() -> None:
         assert all(has(name, "compiled-32", size=size) for size in (64, 128, 224, 320, 448))
     assert {case.concurrency for case in full} >= {1, 2, 4}
     assert {case.batch for case in full} >= {1, 4}
-    for engine in ("crypten", "spu"):
+    for engine in ("crypten", "crypten-stock"):
         assert all(has(name, engine) for name in shipped())
     plain = [case for case in full if case.engine == "onnxruntime"]
     assert {(case.batch, case.threads) for case in plain if case.model.name == "resnet18"} == {
@@ -144,13 +144,14 @@ def test_presets_hold_what_is_promised() -> None:
 
 
 def test_the_full_run_computes_before_it_waits() -> None:
-    """Loopback before relays, in each the cases of one model together; medians of three or more."""
+    """Loopback before relays, by model and by network; medians of three or more."""
     full = presets.full()
     relayed = [case.network.relayed for case in full]
     assert relayed == sorted(relayed)
-    for part in (False, True):
-        order = [case.model for case in full if case.network.relayed is part]
-        assert len([model for model, _ in groupby(order)]) == len(set(order))
+    models = [case.model for case in full if not case.network.relayed]
+    assert len([model for model, _ in groupby(models)]) == len(set(models))
+    networks = [case.network.name for case in full if case.network.relayed]
+    assert [name for name, _ in groupby(networks)] == ["lan", "metro", "wan"]
     for case in full:
         least = (
             3 if case.network.relayed or case.engine in ("crypten", "crypten-stock", "spu") else 7
