@@ -148,7 +148,9 @@ class ModelOwnerLimits(CallLimits):
     """Beyond these, calls are turned away with a ResourceError."""
 
     sessions_per_clinic: Count = Field(
-        50, description="Prepared sessions that one data owner may leave here, about 170 MB each for a ResNet-18 at 224 pixels."
+        50,
+        description="Prepared sessions that one data owner may leave here, "
+        "about 170 MB each for a ResNet-18 at 224 pixels.",
     )
     concurrent_inferences: Count = Field(4, description="Inferences under way at once.")
     session_days: Count = Field(
