@@ -33,8 +33,8 @@ from benchmarks.spans import save
 from data_owner import Client
 from radiopaque.certificates import Role
 from radiopaque.cli.data_owner import setup_bytes
-from radiopaque.cli.memory import keep_freed_memory
 from radiopaque.errors import TransportError
+from radiopaque.heap import keep_freed_memory
 from radiopaque.telemetry import recorder
 
 _ATTEMPTS = 5

@@ -20,6 +20,7 @@ from radiopaque.errors import AccessError, ResourceError, StoreError, UnknownMod
 from radiopaque.files import make_private_directory, write_atomically
 from radiopaque.gates.linear_maps import LinearMap
 from radiopaque.graph.plan import Plan
+from radiopaque.kernels.workers import ALONE, Workers
 from radiopaque.prg import SecretKey
 
 _MAGIC = b"RPQART01"
@@ -39,10 +40,13 @@ class Registered:
 class Artefacts:
     """The registered artefacts on disk, and the linear maps of the few used last in memory."""
 
-    def __init__(self, directory: Path, *, most: int, maps_in_memory: int = 4) -> None:
+    def __init__(
+        self, directory: Path, *, most: int, workers: Workers = ALONE, maps_in_memory: int = 4
+    ) -> None:
         make_private_directory(directory)
         self._directory = directory
         self._most = most
+        self._workers = workers
         self._lock = threading.Lock()
         self._known: dict[bytes, Registered] = {}
         self._maps: OrderedDict[bytes, Mapping[int, LinearMap]] = OrderedDict()
@@ -108,7 +112,7 @@ class Artefacts:
         registered = self.get(artefact)
         if not isinstance(registered.plan, Plan):
             return {}
-        maps = weight_mask_maps(registered.plan, registered.key)
+        maps = weight_mask_maps(registered.plan, registered.key, self._workers)
         with self._lock:
             self._maps[artefact] = maps
             while len(self._maps) > self._maps_in_memory:

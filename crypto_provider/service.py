@@ -21,6 +21,7 @@ from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.crypto_provider import DealInputs, deal
 from radiopaque.errors import AccessError, ResourceError
 from radiopaque.files import make_private_directory
+from radiopaque.kernels.workers import ALONE, Workers
 from radiopaque.ledger import CRYPTO_PROVIDER, Ledger, State
 from radiopaque.prg import SecretKey
 from radiopaque.telemetry import get_logger
@@ -44,9 +45,10 @@ class CryptoProvider:
         most_reserved_per_clinic: int,
         reservation_seconds: float,
         concurrent_deals: int,
+        workers: Workers = ALONE,
     ) -> None:
         make_private_directory(store)
-        self._artefacts = Artefacts(store / "artefacts", most=most_models)
+        self._artefacts = Artefacts(store / "artefacts", most=most_models, workers=workers)
         self._ledger = Ledger(store / "sessions.sqlite", CRYPTO_PROVIDER)
         self._most_reserved = most_reserved
         self._most_reserved_per_clinic = most_reserved_per_clinic

@@ -27,6 +27,7 @@ from radiopaque.errors import (
     PlanDigestError,
 )
 from radiopaque.files import make_private_directory, write_atomically
+from radiopaque.kernels.workers import ALONE, Workers
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.wire import messages
@@ -76,8 +77,9 @@ def fetch_offer(peer: Peer, name: str, version: str, counters: Counters, deadlin
 class ArtefactCache:
     """Masked weights on disk, so that they are fetched once per artefact."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, workers: Workers = ALONE) -> None:
         make_private_directory(directory)
+        self._workers = workers
         self._directory = directory
         self._loaded: dict[ArtefactId, LocalModel] = {}
 
@@ -105,7 +107,8 @@ class ArtefactCache:
         if weights_digest(data) != offer.weights_digest:
             data = _download(offer, size, peer, counters, deadline)
             write_atomically(path, data)
-        return GateEngine(offer.plan, offer.id, MaskedWeights.parse(offer.plan, data))
+        weights = MaskedWeights.parse(offer.plan, data, self._workers)
+        return GateEngine(offer.plan, offer.id, weights)
 
 
 def _download(offer: Offer, size: int, peer: Peer, counters: Counters, deadline: float) -> bytes:

@@ -23,6 +23,7 @@ from radiopaque.engine.warm_up import warm_up
 from radiopaque.errors import ConfigError, PlanError, UnknownModelError
 from radiopaque.files import make_private_directory
 from radiopaque.graph.plan import IntendedUse, Plan, Preprocessing
+from radiopaque.kernels.workers import Workers
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.wire.v1 import services_pb2 as pb
@@ -65,7 +66,7 @@ class Client:
         )
         make_private_directory(config.store)
         self._config = config
-        self._cache = ArtefactCache(config.store / "models")
+        self._cache = ArtefactCache(config.store / "models", Workers(config.threads))
         self._model_owner = Peer(
             Role.MODEL_OWNER,
             config.model_owner.address,

@@ -53,6 +53,7 @@ Listen = Annotated[str, AfterValidator(_listen)]
 Seconds = Annotated[float, Field(gt=0, le=3600, strict=True)]
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 Bytes = Annotated[int, Field(ge=1, strict=True)]
+Threads = Annotated[int, Field(ge=1, le=256, strict=True)]
 
 
 class _Table(BaseModel):
@@ -118,6 +119,10 @@ class CryptoProviderConfig(_Table):
     grace_seconds: Seconds = Field(
         10.0, description="How long calls under way may go on when the service is stopped."
     )
+    threads: Threads = Field(
+        1,
+        description="Threads that share a convolution; no more than there are cores.",
+    )
     tls: TlsConfig
     limits: CryptoProviderLimits = CryptoProviderLimits()
 
@@ -178,6 +183,10 @@ class ModelOwnerConfig(_Table):
     grace_seconds: Seconds = Field(
         10.0, description="How long calls under way may go on when the service is stopped."
     )
+    threads: Threads = Field(
+        1,
+        description="Threads that share a convolution; no more than there are cores.",
+    )
     tls: TlsConfig
     crypto_provider: PeerConfig
     limits: ModelOwnerLimits = ModelOwnerLimits()
@@ -211,6 +220,10 @@ class DataOwnerConfig(_Table):
     )
     deadline_seconds: Seconds = Field(
         120.0, description="How long one call to another party may take."
+    )
+    threads: Threads = Field(
+        1,
+        description="Threads that share a convolution; no more than there are cores.",
     )
     window_bytes: Bytes = Field(
         WINDOW_BYTES,

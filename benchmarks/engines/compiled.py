@@ -23,11 +23,6 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell, *, ring_bits: 
     """See :class:`benchmarks.case.Engine`."""
     if case.device != "cpu":
         raise NotAvailableError("the compiled engine has no GPU path yet")
-    if case.threads != 1:
-        raise NotAvailableError(
-            "the compiled engine computes an inference on one thread a party; "
-            "several inferences run at once with --concurrency"
-        )
     tell("compiling")
     hosted, floor = _compile(case, inputs, folder, ring_bits)
     part = parties.measure(case, inputs, folder, tell, hosted)
@@ -53,7 +48,7 @@ def _compile(
     plan = compiled.plan
     write_compiled(folder / "compiled", plan, compiled.weights)
     floor = None
-    if case.network == LOOPBACK and case.concurrency == 1:
+    if case.network == LOOPBACK and case.concurrency == case.threads == 1:
         floor = floors.measure(plan, compiled.weights, folder / "floor").record(plan)
     return hosted(plan, folder / "compiled"), floor
 

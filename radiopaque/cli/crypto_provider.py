@@ -28,6 +28,7 @@ def _serve(
     from radiopaque.certificates import Role, load_identity
     from radiopaque.cli.serving import serve
     from radiopaque.config import load_crypto_provider
+    from radiopaque.kernels.workers import Workers
 
     settings = load_crypto_provider(config)
     tls = settings.tls
@@ -40,6 +41,7 @@ def _serve(
         most_reserved_per_clinic=limits.reserved_per_clinic,
         reservation_seconds=limits.reservation_seconds,
         concurrent_deals=limits.concurrent_deals,
+        workers=Workers(settings.threads),
     )
     try:
         serve(

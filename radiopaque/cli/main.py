@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import typer
 
 import radiopaque
-from radiopaque.cli.memory import keep_freed_memory
 from radiopaque.errors import RadiopaqueError
+from radiopaque.heap import keep_freed_memory
 
 COMMANDS = {
     "demo": "See a real X-ray classified by three processes, none of which sees it all.",

@@ -1,8 +1,7 @@
-"""Memory of processes: what they keep between sessions, and its peak as sampled from /proc."""
+"""Peak anonymous memory of running processes, sampled from /proc."""
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,24 +9,6 @@ from pathlib import Path
 from types import TracebackType
 
 _INTERVAL_SECONDS = 0.02
-# names and numbers of glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_LARGEST_MMAP_THRESHOLD = 32 << 20
-_NEVER = (1 << 31) - 1
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what a session frees for the next one, in one heap for all threads.
-
-    Otherwise it goes back to the system, which has to clear every page that it hands out again; and
-    threads that come and go leave heaps of their own behind. A party holds what its sessions take
-    at most, either way. Call it before threads are started; it does nothing without glibc.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(_M_ARENA_MAX, 1)
-        set_option(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-        set_option(_M_TRIM_THRESHOLD, _NEVER)
 
 
 class MemoryWatch:

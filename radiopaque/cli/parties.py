@@ -59,12 +59,12 @@ class Parties:
             if process.stdout is not None:
                 process.stdout.close()
 
-    def serve(self, role: Role, tables: str = "") -> str:
-        """Start a serving party, with more tables in its configuration; returns its address.
+    def serve(self, role: Role, tables: str = "", keys: str = "") -> str:
+        """Start a serving party, with more tables and keys in its configuration; its address.
 
         Raises PeerUnavailableError with the end of its log.
         """
-        config = self.configure(role, 'listen = "127.0.0.1:0"\n', tables)
+        config = self.configure(role, f'listen = "127.0.0.1:0"\n{keys}', tables)
         path = self._folder / f"{role}.log"
         with path.open("w") as log:
             process = subprocess.Popen(

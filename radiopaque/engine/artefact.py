@@ -19,6 +19,7 @@ from radiopaque.errors import MessageSizeError
 from radiopaque.gates.linear_maps import LinearMap, linear_maps
 from radiopaque.graph.plan import Plan
 from radiopaque.graph.weights import Weights
+from radiopaque.kernels.workers import ALONE, Workers
 from radiopaque.prg import SecretKey, Streams, new_id
 from radiopaque.ring import RingArray, ring_dtype
 
@@ -53,9 +54,11 @@ def weight_masks(plan: Plan, artefact: ArtefactKey) -> dict[int, RingArray]:
     }
 
 
-def weight_mask_maps(plan: Plan, artefact: ArtefactKey) -> dict[int, LinearMap]:
+def weight_mask_maps(
+    plan: Plan, artefact: ArtefactKey, workers: Workers = ALONE
+) -> dict[int, LinearMap]:
     """The linear maps of B, ready to deal with."""
-    return linear_maps(plan, weight_masks(plan, artefact))
+    return linear_maps(plan, weight_masks(plan, artefact), workers)
 
 
 def mask_weights(plan: Plan, weights: Weights, artefact: ArtefactKey) -> bytes:
@@ -83,7 +86,7 @@ class MaskedWeights:
     digest: bytes
 
     @classmethod
-    def parse(cls, plan: Plan, data: bytes) -> MaskedWeights:
+    def parse(cls, plan: Plan, data: bytes, workers: Workers = ALONE) -> MaskedWeights:
         """From the bytes of :func:`mask_weights`. Raises MessageSizeError for another length."""
         if len(data) != masked_weights_size(plan):
             raise MessageSizeError(
@@ -98,7 +101,7 @@ class MaskedWeights:
             size = int(np.prod(shape, dtype=np.int64))
             weights[gate] = flat[start : start + size].astype(word).reshape(shape)
             start += size
-        return cls(linear_maps(plan, weights), weights_digest(data))
+        return cls(linear_maps(plan, weights, workers), weights_digest(data))
 
 
 def weights_digest(data: bytes) -> bytes:

@@ -18,6 +18,7 @@ from radiopaque.gates.base import Evaluating, Raw, Site
 from radiopaque.gates.linear_maps import LinearMap, linear_maps
 from radiopaque.graph.plan import Plan
 from radiopaque.graph.weights import Weights
+from radiopaque.kernels.workers import ALONE, Workers
 from radiopaque.prg import SecretKey, Streams
 from radiopaque.ring import RingArray
 from radiopaque.telemetry import recorder
@@ -31,9 +32,9 @@ _NOTHING: Raw = np.empty(0, np.uint8)
 class Model:
     """A plan with its weights, packed once for the kernels; serves any number of sessions."""
 
-    def __init__(self, plan: Plan, weights: Weights) -> None:
+    def __init__(self, plan: Plan, weights: Weights, workers: Workers = ALONE) -> None:
         self.plan = plan
-        self.maps: Mapping[int, LinearMap] = linear_maps(plan, weights.linear)
+        self.maps: Mapping[int, LinearMap] = linear_maps(plan, weights.linear, workers)
         self.constants: Mapping[int, RingArray] = weights.constants
 
     def __repr__(self) -> str:

@@ -41,17 +41,16 @@ def nothing(_: str) -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "device": ({"device": "cuda"}, "GPU|CPU"),
-    "threads": ({"threads": 2}, "one thread a party"),
     "network": ({"network": PROFILES["lan"]}, "network|relay"),
     "concurrency": ({"concurrency": 2}, "one by one"),
 }
 TAKEN = {
     "compiled-32": {"network", "concurrency"},
     "compiled-64": {"network", "concurrency"},
-    "onnxruntime": {"threads"},
-    "crypten-stock": {"threads"},
-    "crypten": {"threads", "network", "concurrency"},
-    "spu": {"threads"},
+    "onnxruntime": set(),
+    "crypten-stock": set(),
+    "crypten": {"network", "concurrency"},
+    "spu": set(),
 }
 
 
