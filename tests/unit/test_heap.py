@@ -29,7 +29,7 @@ print(anonymous_memory(os.getpid()))
 
 
 def held(call: str) -> int:
-    """Bytes that a process still has after three threads, one after the other, freed 120 MB each."""
+    """Bytes that a process has after three threads, one after the other, freed 120 MB each."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(call=call)], capture_output=True, text=True, check=True
     )
