@@ -127,7 +127,9 @@ class _OpenedGates:
 
     def _output_mask(self, secret: bytes) -> RingArray:
         words = np.frombuffer(secret, np.uint8, offset=KEY_BYTES)
-        return words.view(ring_dtype(self.plan.ring_bits)).reshape(self.plan.output_step.shape)
+        # a copy: a view would keep the key's bytes, too, until the result is there
+        mask = words.view(ring_dtype(self.plan.ring_bits)).copy()
+        return mask.reshape(self.plan.output_step.shape)
 
 
 class CryptenEngine:

@@ -210,6 +210,7 @@ class ModelOwner:
     def _run(self, begin: Start, session: bytes, channel: Channel) -> None:
         secret = self._ledger.advance(session, State.READY, State.STARTED).secret or b""
         key_o, key_file = SecretKey(secret[:KEY_BYTES]), SecretKey(secret[KEY_BYTES:])
+        del secret
         try:
             run = begin(session, key_o, SessionMaterial(self._material, session, key_file))
             channel.send(Frame(session, 0, Kind.READY))

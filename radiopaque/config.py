@@ -167,8 +167,8 @@ class ModelOwnerLimits(CallLimits):
     )
     window_bytes: Bytes = Field(
         WINDOW_BYTES,
-        description="Memory for the material of one inference. What is beyond it (or beyond the "
-        "largest layer, if that takes more) is read while the inference runs.",
+        description="Memory for the material of each inference under way. What is beyond it (or "
+        "beyond the largest layer, if that takes more) is read while the inference runs.",
     )
 
 

@@ -7,7 +7,7 @@ import ctypes
 # names and numbers of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGEST_MMAP_THRESHOLD = 32 << 20
-_NEVER = (1 << 31) - 1
+_LARGEST_TRIM_THRESHOLD = (1 << 31) - 1
 
 
 def keep_freed_memory() -> None:
@@ -15,10 +15,14 @@ def keep_freed_memory() -> None:
 
     Otherwise it goes back to the system, which has to clear every page that it hands out again; and
     threads that come and go leave heaps of their own behind. A party holds what its sessions take
-    at most, either way. Call it before threads are started; it does nothing without glibc.
+    at most, either way, and up to 2 GiB between sessions. Call it before threads are started; it
+    does nothing without glibc.
     """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    try:
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    except OSError:  # a statically linked interpreter
+        return
     if set_option is not None:
         set_option(_M_ARENA_MAX, 1)
         set_option(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-        set_option(_M_TRIM_THRESHOLD, _NEVER)
+        set_option(_M_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)

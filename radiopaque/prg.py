@@ -61,17 +61,20 @@ class SecretKey:
 
     def reveal(self) -> bytes:
         """The key's bytes, for the wire or the ledger. Raises SessionStateError once erased."""
-        if self._material is None:
+        material = self._material
+        revealed = b"" if material is None else bytes(material)
+        # another thread may erase it meanwhile: what was copied of zeros is no key
+        if material is None or self._material is not material:
             raise SessionStateError(
                 "this key was erased after its only use; prepare another session"
             )
-        return bytes(self._material)
+        return revealed
 
     def erase(self) -> None:
         """Overwrite the key."""
-        if self._material is not None:
-            self._material[:] = bytes(KEY_BYTES)
-            self._material = None
+        material, self._material = self._material, None
+        if material is not None:
+            material[:] = bytes(KEY_BYTES)
 
     def __repr__(self) -> str:
         return f"SecretKey({'erased' if self._material is None else '32 bytes'})"
@@ -119,13 +122,17 @@ class Streams:
     ) -> NDArray[np.unsignedinteger]:
         """The whole stream as an array of unsigned words of this shape.
 
-        It is written into ``out`` if given, contiguous and of that shape and dtype. Raises
-        OverflowError for a stream of more than 256 GiB.
+        It is written into ``out`` if given. Raises ValueError for an ``out`` that is not contiguous
+        or of another shape or dtype, and OverflowError for a stream of more than 256 GiB.
         """
         word = np.dtype(dtype).newbyteorder("<")
         size = prod(shape) * word.itemsize
         if size > MAX_STREAM_BYTES:
             raise OverflowError(f"stream {quantity!r} of gate {gate} would need {size} bytes")
+        if out is not None and not (
+            out.flags.c_contiguous and out.shape == tuple(shape) and out.dtype == np.dtype(dtype)
+        ):
+            raise ValueError(f"stream {quantity!r} does not fit the array that it was asked for")
         words = np.empty(shape, word) if out is None else out.view(word)
         if size:
             self._fill(gate, quantity, words.reshape(-1).view(np.uint8).data)

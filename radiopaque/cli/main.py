@@ -33,12 +33,14 @@ COMMANDS = {
     "certs": "Make development certificates for the three roles.",
     "config": "Print commented configuration files.",
 }
+PARTIES = frozenset({"crypto-provider", "model-owner", "data-owner"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exits with one of the codes above."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    keep_freed_memory()
+    if words[:1] and words[0] in PARTIES:
+        keep_freed_memory()
     try:
         _application(words)(args=words, prog_name="radiopaque")
     except RadiopaqueError as error:

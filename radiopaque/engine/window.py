@@ -59,12 +59,13 @@ class Window:
             self._advance()
             while self._next is not None and self._fits(self._next):
                 self._load(self._next)
+            if self._next is not None:
+                loader = threading.Thread(target=self._go_on, name="radiopaque-load", daemon=True)
+                loader.start()
+                self._loader = loader
         except BaseException:
             self.close()
             raise
-        if self._next is not None:
-            self._loader = threading.Thread(target=self._go_on, name="radiopaque-load", daemon=True)
-            self._loader.start()
 
     def take(self, gate: int) -> Any:
         """The state of ``gate``, the next one in the plan; None where it has none.
@@ -94,7 +95,8 @@ class Window:
         if self._loader is not None:
             self._loader.join()
         self._end()
-        self._loaded.clear()
+        with self._changed:
+            self._loaded.clear()
 
     def __enter__(self) -> Window:
         return self

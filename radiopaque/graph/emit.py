@@ -172,7 +172,8 @@ class _Emitter:
     def _linear(self, op: Op, kind: Linear, x: int, target: Target) -> int:
         before = self.steps[x].scale
         largest = weight_magnitude(kind)
-        most = float(before) * 2.0**self.policy.most_weight_bits / largest
+        # rounding takes a weight to one of the integers beside it
+        most = float(before) * (2.0**self.policy.most_weight_bits - 1) / largest
         hard = target.hard * self._share(kind, x)
         scale = self._power(min(target.want, hard, most))
         ratio = scale / before

@@ -28,8 +28,9 @@ from fractions import Fraction
 from math import prod
 from typing import Literal
 
-PLAN_FORMAT = 1
-"""Version of the plan format; another number is refused."""
+PLAN_FORMAT = 3
+"""Version of the plan format; another number is refused. It changes with the protocol's version, so
+that parties of different versions part before any material is made."""
 
 CHUNK_BITS = 6
 """Bits that one 64-bit truth table compares."""

@@ -42,8 +42,10 @@ class Policy:
     Activations get ``fraction_bits``, or ``relative_bits`` below their calibrated maximum where
     that is more (small activations), if the window allows; ``accepted_bits`` is where the next
     wider window is taken. A weight tensor's largest entry gets at least ``least_weight_bits``, for
-    which activations give way, and at most ``most_weight_bits``. A value that could be multiplied
-    as it is loses bits first where it has ``spare_bits`` more than an activation should have.
+    which activations give way, and at most ``most_weight_bits`` besides its sign: weights of the
+    32-bit ring always fit 16 bits, and products of 16-bit halves tell nothing about them. A value
+    that could be multiplied as it is loses bits first where it has ``spare_bits`` more than an
+    activation should have.
     """
 
     ring_bits: int
@@ -61,7 +63,7 @@ class Policy:
 
 
 POLICIES = {
-    32: Policy(32, 11, 13, 6, 5, 24, 2),
+    32: Policy(32, 11, 13, 6, 5, 15, 2),
     64: Policy(64, 16, 18, 16, 16, 24, 32),
 }
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from radiopaque import prg
 from radiopaque.errors import SessionStateError
@@ -236,3 +237,25 @@ def test_fresh_keys_and_ids_differ() -> None:
     assert len({SecretKey.generate().reveal() for _ in range(100)}) == 100
     assert len({new_id() for _ in range(100)}) == 100
     assert len(new_id()) == 16
+
+
+def test_a_stream_goes_into_the_array_that_is_given() -> None:
+    whole = streams_of().words(1, "level1", (3, 40), np.uint64)
+    given = np.zeros((3, 40), np.uint64)
+    assert streams_of().words(1, "level1", (3, 40), np.uint64, out=given).base is given
+    assert np.array_equal(given, whole)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.zeros((3, 80), np.uint64)[:, ::2],
+        np.zeros((40, 3), np.uint64),
+        np.zeros((3, 40), np.uint32),
+    ],
+    ids=["strided", "other shape", "other dtype"],
+)
+def test_a_stream_does_not_go_elsewhere(given: NDArray[np.unsignedinteger]) -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        streams_of().words(1, "level1", (3, 40), np.uint64, out=given)
+    assert not given.any()

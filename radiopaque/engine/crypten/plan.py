@@ -20,8 +20,8 @@ from radiopaque.graph.plan import IntendedUse, Preprocessing, Task
 from radiopaque.graph.validate import check_description
 from radiopaque.prg import KEY_BYTES
 
-PLAN_FORMAT: Final = 2
-"""What a plan of this kind begins with; 1 is a plan for the gates."""
+PLAN_FORMAT: Final = 4
+"""What a plan of this kind begins with, a number of its own; see :mod:`radiopaque.graph.plan`."""
 MAX_REQUESTS: Final = 100_000
 
 

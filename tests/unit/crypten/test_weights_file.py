@@ -55,6 +55,6 @@ def test_weights_of_another_plan_are_refused(stored: StoredCrypten, tmp_path: Pa
     (tmp_path / "plan.pb").write_bytes(other.plan_bytes)
     with pytest.raises(PlanDigestError):
         read_compiled(tmp_path)
-    (tmp_path / "plan.pb").write_bytes(b"\x08\x02")
+    (tmp_path / "plan.pb").write_bytes(b"\x08\x04")
     with pytest.raises(PlanError):
         read_compiled(tmp_path)

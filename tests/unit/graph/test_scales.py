@@ -116,6 +116,21 @@ def compared(compiled: Compiled) -> list[int]:
     return [gate.compared_bits for gate in gates(compiled, p.Relu)]
 
 
+@pytest.mark.parametrize("factor", [2.0**-12, 1.0, 37.0])
+def test_weights_of_the_32_bit_ring_fit_16_bits(factor: float) -> None:
+    """Whatever they are, and one that a power of two would take to 2**15, just beyond."""
+    model = matrices(factor, 0.01, 3.0)
+    exact = matrices(1.0)
+    for proto in (model, exact):
+        for tensor in proto.graph.initializer:
+            weights = onnx.numpy_helper.to_array(tensor).copy()
+            weights.flat[0] = 2.0 ** np.ceil(np.log2(np.abs(weights).max()))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weights, tensor.name))
+        compiled = compile_model(proto, ranges=calibrate(proto, [vectors()]), ring_bits=32)
+        for stored in compiled.weights.linear.values():
+            assert np.abs(stored.view(np.int32).astype(np.int64)).max() < 1 << 15
+
+
 @pytest.mark.parametrize(("magnitude", "bits"), [(1, 18), (100, 18), (3e3, 24), (2e5, 30)])
 def test_wider_windows_where_the_range_needs_them(magnitude: float, bits: int) -> None:
     """6 fraction bits and the 2 of the margin in 18 bits: up to about 1024."""
