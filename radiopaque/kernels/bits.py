@@ -7,11 +7,11 @@ and :func:`unpack` refuses anything else, so that every array has exactly one en
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from radiopaque.errors import MessageSizeError, MessageValueError
+from radiopaque.kernels.compiled import compiled_loop
 
 Bytes = NDArray[np.uint8]
 
@@ -67,7 +67,7 @@ def unpack(
 
 # Eight elements of up to 8 bits are moved together in one word: first to neighbours in pairs, then
 # pairs to pairs, then both halves.
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def _pack_bytes(elements, width, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     low = np.uint64(0x0101010101010101) * np.uint64((1 << width) - 1)
     even, pairs = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
@@ -88,7 +88,7 @@ def _pack_bytes(elements, width, out):  # type: ignore[no-untyped-def]  # pragma
             held = x >> (size - bits) if bits else np.uint64(0)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def _unpack_bytes(raw, width, elements):  # type: ignore[no-untyped-def]  # pragma: no cover
     gap, step = np.uint64(8 - width), np.uint64(width)
     one = np.uint64(1)
@@ -104,7 +104,7 @@ def _unpack_bytes(raw, width, elements):  # type: ignore[no-untyped-def]  # prag
         elements[i] = (x & even) | ((x & ~even) << gap)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def _pack(values, width, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     mask = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - width)
     held = np.uint64(0)
@@ -129,7 +129,7 @@ def _pack(values, width, out):  # type: ignore[no-untyped-def]  # pragma: no cov
         bits -= 8
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def _unpack(raw, width, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     mask = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - width)
     held = np.uint64(0)

@@ -24,6 +24,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from radiopaque.kernels.compiled import compiled_loop
+
 Words = NDArray[np.unsignedinteger]
 _U = np.uint64
 _STRIP = 2048
@@ -43,7 +45,7 @@ def tie_break_table(chunks: int) -> NDArray[np.uint32]:
     return words
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def deal_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
     r_d,
     r_o,
@@ -166,7 +168,7 @@ def _add_entry(  # type: ignore[no-untyped-def]  # pragma: no cover
             decision[i] ^= np.uint8((_U(table[i]) >> (entry & _U(31))) & one) & here
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def open_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
     h, offset, mu, level1, first, opened_bits, shift, masked, message
 ):
@@ -192,7 +194,7 @@ def open_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
                 plane[i] = np.uint8(_U(word[i]) >> down)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def select_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
     message, mu, level1, level2, first, n, received, decision, reply
 ):
@@ -227,7 +229,7 @@ def select_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
             answer[i] = ((_U(word[i]) ^ _U(opened[i])) >> up) | (_U(own[i]) << _U(index_bits))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def decide_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
     masked, reply, level2, first, n, index_bits, decision, opened
 ):
@@ -250,7 +252,7 @@ def decide_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
             joint[i] = own[i] ^ np.uint8(_U(answer[i]) >> _U(index_bits))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def finish_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
     masked, opened, products, other, first, n, public, sign, out
 ):
@@ -276,7 +278,7 @@ def finish_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
         out[i] = share + sign * _U(other[i])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def deal_truncation(  # type: ignore[no-untyped-def]  # pragma: no cover
     r_d, r_o, opened_bits, shift, products
 ):
@@ -294,7 +296,7 @@ def deal_truncation(  # type: ignore[no-untyped-def]  # pragma: no cover
         p1[i] = ((r >> top) << lift) - _U(p1[i])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def open_truncation(  # type: ignore[no-untyped-def]  # pragma: no cover
     h, offset, products, first, opened_bits, shift, top, share
 ):
@@ -313,7 +315,7 @@ def open_truncation(  # type: ignore[no-untyped-def]  # pragma: no cover
         result[i] = alpha - _U(p0[i]) + ((a - one) & _U(p1[i])) - (centre >> s)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled_loop
 def finish_truncation(  # type: ignore[no-untyped-def]  # pragma: no cover
     top, products, mask, first, out
 ):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from radiopaque.kernels.compiled import compiled_loop
 from radiopaque.kernels.tiles import (
     PANEL_BYTES,
     ROWS,
@@ -34,7 +35,7 @@ PANELS = 8
 """Panels gathered at once; with DEPTH rows they fill a quarter of a 1 MiB second-level cache."""
 
 
-@njit(cache=True, nogil=True)
+@compiled_loop
 def pack_rows(matrix, rows, depth, packed):  # type: ignore[no-untyped-def]
     """[m, k] to flat blocks of at most ``depth`` steps, each [ceil(m / rows), steps, rows].
 
@@ -51,7 +52,7 @@ def pack_rows(matrix, rows, depth, packed):  # type: ignore[no-untyped-def]
                 packed[base + r * rows] = matrix[row, start + r]
 
 
-@njit(cache=True, nogil=True)
+@compiled_loop
 def pack_columns(matrix, packed):  # type: ignore[no-untyped-def]
     """[k, n] to flat panels [ceil(n / columns), k, columns]; missing columns are zero."""
     k, n = matrix.shape
@@ -111,7 +112,7 @@ def _copy_edge(edge, rows, columns, out, start, pitch):  # type: ignore[no-untyp
             out[start + row * pitch + j] = edge[row * width + j]
 
 
-@njit(cache=True, nogil=True)
+@compiled_loop
 def multiply(left, right, steps, limbs, out):  # type: ignore[no-untyped-def]
     """Writes left times right, packed by pack_rows and pack_columns, to out [m, n].
 
@@ -208,7 +209,7 @@ def _block_taps(taps, depth, limbs, size):  # type: ignore[no-untyped-def]
     return rows
 
 
-@njit(cache=True, nogil=True)
+@compiled_loop
 def convolve(x, weights, out, first, groups, windows, limbs):  # type: ignore[no-untyped-def]
     """Writes the convolution of x [n, ci, h, w] to out [n, co, positions], from ``first`` on.
 

@@ -17,9 +17,6 @@ two such pairs in every 32-bit lane (vpmaddwd; with VNNI, one instruction adds t
 vpdpwssd). A lane therefore holds two consecutive steps of the inner dimension, the first in its
 low half. The largest sum of one instruction, 2 * (-2^15)^2 = 2^31, wraps and is exact mod 2^32.
 A short factor has dtype int32, a split one uint32; that is how a tile knows.
-
-Numba caches what it compiles from :mod:`radiopaque.kernels.linear_loops` and
-:mod:`radiopaque.kernels.window_loops` by *their* files: touch them after a change here.
 """
 
 from __future__ import annotations
@@ -27,20 +24,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding, ir  # type: ignore[import-untyped]
-from numba import config, types
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 
-def _machine_features() -> frozenset[str]:
-    """Features that Numba compiles for: the host's, or those that NUMBA_CPU_FEATURES states."""
-    if config.CPU_FEATURES is None:
-        return frozenset(name for name, on in binding.get_host_cpu_features().items() if on)
-    return frozenset(name[1:] for name in config.CPU_FEATURES.split(",") if name[:1] == "+")
+def _compiled_features() -> frozenset[str]:
+    """Features that Numba compiles with: the last part of what it keys its cache by."""
+    stated = cpu_target.target_context.codegen().magic_tuple()[-1]
+    return frozenset(name[1:] for name in stated.split(",") if name[:1] == "+")
 
 
-FEATURES = _machine_features()
-"""Numba's cache is keyed by these features too."""
+FEATURES = _compiled_features()
+"""The host's features as Numba's settings restrict them: NUMBA_CPU_FEATURES, NUMBA_ENABLE_AVX."""
 
 VECTOR_BYTES = 64 if "avx512f" in FEATURES else 32 if "avx2" in FEATURES else 16
 """Width of the machine's vector registers."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from radiopaque.kernels.compiled import compiled_loop
 from radiopaque.kernels.tiles import (
     VECTOR_BYTES,
     split_vectors,
@@ -140,7 +141,7 @@ def split_planes(image, first, second, limbs, size):  # type: ignore[no-untyped-
         j += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled_loop
 def convolve_channels(x, weights, out, first, windows):  # type: ignore[no-untyped-def]
     """Each channel of x [n, ci, h, w] by itself, into out [n, co, positions] from ``first`` on.
 
@@ -180,7 +181,7 @@ def convolve_channels(x, weights, out, first, windows):  # type: ignore[no-untyp
                 flat[at + j] = spare[j]
 
 
-@njit(cache=True, nogil=True)
+@compiled_loop
 def add_window_sums(x, out, windows):  # type: ignore[no-untyped-def]
     """Adds the sums over windows of x [planes, h, w] to out [planes, oh, ow]."""
     planes, h, w = x.shape
