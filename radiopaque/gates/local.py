@@ -65,7 +65,7 @@ def apply_local(site: Site, values: Sequence[RingArray]) -> RingArray:
     if isinstance(gate, p.Concatenate):
         return np.concatenate(values, gate.axis)
     if isinstance(gate, p.Expand):
-        return np.ascontiguousarray(np.broadcast_to(first, shape))
+        return np.broadcast_to(first, shape).copy()
     if isinstance(gate, p.WindowSum):
         return window_sum(first, gate)
     raise TypeError(f"{type(gate).__name__} is not a local gate")
