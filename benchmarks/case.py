@@ -41,7 +41,8 @@ class Case:
             )
             if count > 1
         ]
-        return ", ".join([f"{self.model} {self.engine} on {self.network.name}", *more])
+        device = [] if self.device == "cpu" else [self.device]
+        return ", ".join([f"{self.model} {self.engine} on {self.network.name}", *device, *more])
 
     def record(self) -> Record:
         """The keys of a result that say what was measured."""

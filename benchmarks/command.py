@@ -23,9 +23,9 @@ from benchmarks.harness import Harness
 from benchmarks.models import choose, usual
 from benchmarks.network import network
 from benchmarks.record import Report
+from radiopaque.engine.names import DeviceName
 from radiopaque.errors import RadiopaqueError
 
-_DEVICES = ("cpu", "cuda")
 _DEFAULT_ENGINES = ("onnxruntime", "compiled-32")
 _INTERRUPTED = 130
 
@@ -124,7 +124,7 @@ class _Wish:
                     f"there is no engine {engine!r}; choose of {', '.join(ENGINES)}"
                 )
         for device in self.devices:
-            if device not in _DEVICES:
+            if device not in tuple(DeviceName):
                 raise BenchmarkError(f"there is no device {device!r}; choose cpu or cuda")
         models = [choose(name) for name in self.models or [usual()]]
         networks = [network(text) for text in self.networks]

@@ -104,19 +104,21 @@ def deployed(folder: Path, hosted: Hosted, case: Case) -> Iterator[Deployment]:
             return peer_table(role, links.enter_context(relayed(address, case.network)))
 
         began = time.perf_counter()
-        share = f"threads = {case.threads}\n"
+        means = f'device = "{case.device}"\nthreads = {case.threads}\n'
         deals = f"concurrent_deals = {max(2, workers)}\n"
-        provider = parties.serve(Role.CRYPTO_PROVIDER, _LIMITS + deals, share)
+        provider = parties.serve(Role.CRYPTO_PROVIDER, _LIMITS + deals, means)
         more = f"concurrent_inferences = {max(4, workers)}\nmaterial_bytes = {_DISK_BYTES}\n"
         models = f'[[models]]\npath = "{hosted.folder}"\n'
         owner = parties.serve(
-            Role.MODEL_OWNER, link(Role.CRYPTO_PROVIDER, provider) + _LIMITS + more + models, share
+            Role.MODEL_OWNER,
+            link(Role.CRYPTO_PROVIDER, provider) + _LIMITS + more + models,
+            means,
         )
         seconds = time.perf_counter() - began
         config = parties.configure(
             Role.DATA_OWNER,
             f'model = "{hosted.name}"\nengine = "{hosted.engine}"\n'
-            f"deadline_seconds = 3600.0\n{share}",
+            f"deadline_seconds = 3600.0\n{means}",
             link(Role.MODEL_OWNER, owner) + link(Role.CRYPTO_PROVIDER, provider),
         )
         processes = {role: process.pid for role, process in parties.processes.items()}

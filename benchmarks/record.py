@@ -81,6 +81,8 @@ class Part:
     gates: list[Record] = field(default_factory=list)
     floors: list[Record] = field(default_factory=list)
     timeline: Timeline | None = field(default=None, repr=False)
+    accelerator: str | None = None
+    """Name of the GPU that computed, where one did."""
 
 
 @dataclass
@@ -109,6 +111,8 @@ class Report:
         unknown = set(part.result) - set(RESULT_KEYS)
         if unknown:
             raise ValueError(f"results have no keys {sorted(unknown)}")
+        if part.accelerator is not None:
+            self.machine = {**self.machine, "accelerator": part.accelerator}
         number = len(self.results)
         self.results.append(_rounded({key: part.result.get(key) for key in RESULT_KEYS}))
         for own, records in (

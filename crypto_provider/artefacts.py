@@ -18,9 +18,9 @@ from radiopaque.engine.artefact import ArtefactId, ArtefactKey, weight_mask_maps
 from radiopaque.engine.plans import AnyPlan, load_any
 from radiopaque.errors import AccessError, ResourceError, StoreError, UnknownModelError
 from radiopaque.files import make_private_directory, write_atomically
-from radiopaque.gates.linear_maps import LinearMap
 from radiopaque.graph.plan import Plan
-from radiopaque.kernels.workers import ALONE, Workers
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Device, LinearMap
 from radiopaque.prg import SecretKey
 
 _MAGIC = b"RPQART01"
@@ -41,12 +41,13 @@ class Artefacts:
     """The registered artefacts on disk, and the linear maps of the few used last in memory."""
 
     def __init__(
-        self, directory: Path, *, most: int, workers: Workers = ALONE, maps_in_memory: int = 4
+        self, directory: Path, *, most: int, maps_in_memory: int = 4, device: Device = CPU
     ) -> None:
         make_private_directory(directory)
+        self.device = device
+        """Where the maps are."""
         self._directory = directory
         self._most = most
-        self._workers = workers
         self._lock = threading.Lock()
         self._known: dict[bytes, Registered] = {}
         self._maps: OrderedDict[bytes, Mapping[int, LinearMap]] = OrderedDict()
@@ -112,7 +113,7 @@ class Artefacts:
         registered = self.get(artefact)
         if not isinstance(registered.plan, Plan):
             return {}
-        maps = weight_mask_maps(registered.plan, registered.key, self._workers)
+        maps = weight_mask_maps(registered.plan, registered.key, self.device)
         with self._lock:
             self._maps[artefact] = maps
             while len(self._maps) > self._maps_in_memory:

@@ -21,7 +21,8 @@ from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.crypto_provider import DealInputs, deal
 from radiopaque.errors import AccessError, ResourceError
 from radiopaque.files import make_private_directory
-from radiopaque.kernels.workers import ALONE, Workers
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Device
 from radiopaque.ledger import CRYPTO_PROVIDER, Ledger, State
 from radiopaque.prg import SecretKey
 from radiopaque.telemetry import get_logger
@@ -45,10 +46,10 @@ class CryptoProvider:
         most_reserved_per_clinic: int,
         reservation_seconds: float,
         concurrent_deals: int,
-        workers: Workers = ALONE,
+        device: Device = CPU,
     ) -> None:
         make_private_directory(store)
-        self._artefacts = Artefacts(store / "artefacts", most=most_models, workers=workers)
+        self._artefacts = Artefacts(store / "artefacts", most=most_models, device=device)
         self._ledger = Ledger(store / "sessions.sqlite", CRYPTO_PROVIDER)
         self._most_reserved = most_reserved
         self._most_reserved_per_clinic = most_reserved_per_clinic
@@ -132,7 +133,8 @@ class CryptoProvider:
                     yield from deal_crypten(registered.plan, artefact, session, key_d, key_o)
                 else:
                     plan = registered.plan
-                    yield from deal(DealInputs(plan, artefact, session, key_d, key_o, maps))
+                    device = self._artefacts.device
+                    yield from deal(DealInputs(plan, artefact, session, key_d, key_o, maps, device))
             finally:
                 key_d.erase()
         finally:

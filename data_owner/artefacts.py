@@ -27,7 +27,8 @@ from radiopaque.errors import (
     PlanDigestError,
 )
 from radiopaque.files import make_private_directory, write_atomically
-from radiopaque.kernels.workers import ALONE, Workers
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Device
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.wire import messages
@@ -75,12 +76,12 @@ def fetch_offer(peer: Peer, name: str, version: str, counters: Counters, deadlin
 
 
 class ArtefactCache:
-    """Masked weights on disk, so that they are fetched once per artefact."""
+    """Masked weights on disk, so that they are fetched once per artefact; used on ``device``."""
 
-    def __init__(self, directory: Path, workers: Workers = ALONE) -> None:
+    def __init__(self, directory: Path, device: Device = CPU) -> None:
         make_private_directory(directory)
-        self._workers = workers
         self._directory = directory
+        self._device = device
         self._loaded: dict[ArtefactId, LocalModel] = {}
 
     def load(self, offer: Offer, peer: Peer, counters: Counters, deadline: float) -> LocalModel:
@@ -107,8 +108,8 @@ class ArtefactCache:
         if weights_digest(data) != offer.weights_digest:
             data = _download(offer, size, peer, counters, deadline)
             write_atomically(path, data)
-        weights = MaskedWeights.parse(offer.plan, data, self._workers)
-        return GateEngine(offer.plan, offer.id, weights)
+        masked = MaskedWeights.parse(offer.plan, data, self._device)
+        return GateEngine(offer.plan, offer.id, masked)
 
 
 def _download(offer: Offer, size: int, peer: Peer, counters: Counters, deadline: float) -> bytes:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from data_owner.artefacts import ArtefactCache, LocalModel, Offer, fetch_offer
 from data_owner.sessions import Answer, Prepared, Sessions
 from radiopaque.certificates import Role, load_identity
+from radiopaque.engine.devices import open_device
 from radiopaque.engine.names import EngineName
 from radiopaque.engine.plans import AnyPlan
 from radiopaque.engine.warm_up import warm_up
 from radiopaque.errors import ConfigError, PlanError, UnknownModelError
 from radiopaque.files import make_private_directory
 from radiopaque.graph.plan import IntendedUse, Plan, Preprocessing
-from radiopaque.kernels.workers import Workers
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.wire.v1 import services_pb2 as pb
@@ -61,12 +61,13 @@ class Client:
     """One clinic's connection to its vendor and crypto provider. Use it as a context manager."""
 
     def __init__(self, config: DataOwnerConfig) -> None:
+        self._device = open_device(config.device, config.threads)
         identity = load_identity(
             config.tls.certificate, config.tls.key, config.tls.ca, Role.DATA_OWNER
         )
         make_private_directory(config.store)
         self._config = config
-        self._cache = ArtefactCache(config.store / "models", Workers(config.threads))
+        self._cache = ArtefactCache(config.store / "models", self._device)
         self._model_owner = Peer(
             Role.MODEL_OWNER,
             config.model_owner.address,
@@ -145,7 +146,7 @@ class Client:
                 offer = self._fetch_offer()
                 self._check_engine(offer)
                 if isinstance(offer.plan, Plan):
-                    warm_up([offer.plan])
+                    warm_up([offer.plan], self._device)
                 self._model = self._cache.load(
                     offer, self._model_owner, self.setup, self._config.deadline_seconds
                 )

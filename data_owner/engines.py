@@ -21,6 +21,7 @@ from radiopaque.engine.crypten.process import Worker
 from radiopaque.engine.crypten.runs import DataOwnerCrypten, check_images
 from radiopaque.engine.names import EngineName
 from radiopaque.graph.plan import Plan
+from radiopaque.kernels.device import Device
 from radiopaque.prg import KEY_BYTES, SecretKey
 from radiopaque.ring import RingArray, ring_dtype
 from radiopaque.transport.channel import Channel
@@ -106,7 +107,8 @@ class GateEngine:
     @contextmanager
     def open(self, seconds: float, window_bytes: int) -> Iterator[Opened]:
         with ExitStack() as runs:
-            yield _OpenedGates(self._plan, self._artefact, window_bytes, runs)
+            device = self._weights.device
+            yield _OpenedGates(self._plan, self._artefact, window_bytes, device, runs)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class _OpenedGates:
     plan: Plan
     artefact: ArtefactId
     window_bytes: int
+    device: Device
     runs: ExitStack
 
     def wait_ready(self) -> None:
@@ -121,7 +124,8 @@ class _OpenedGates:
 
     def start(self, session: bytes, secret: bytes) -> Infer:
         key = gates.SessionKey(self.artefact, session, SecretKey(secret[:KEY_BYTES]))
-        run = gates.DataOwnerRun(self.plan, key, self._output_mask(secret), self.window_bytes)
+        mask = self._output_mask(secret)
+        run = gates.DataOwnerRun(self.plan, key, mask, self.window_bytes, self.device)
         self.runs.callback(run.close)
         return run.infer
 

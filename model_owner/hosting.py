@@ -15,7 +15,8 @@ from radiopaque.engine.model_owner import Model
 from radiopaque.engine.plans import is_crypten
 from radiopaque.engine.weights_file import PLAN_FILE, read_compiled, read_limited
 from radiopaque.errors import ConfigError, UnknownModelError
-from radiopaque.kernels.workers import ALONE, Workers
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Device
 from radiopaque.wire.plans import MAX_PLAN_BYTES
 
 
@@ -46,10 +47,13 @@ class Hosted:
 
     @classmethod
     def load(
-        cls, directories: Iterable[tuple[Path, str | None, str | None]], workers: Workers = ALONE
+        cls, directories: Iterable[tuple[Path, str | None, str | None]], device: Device = CPU
     ) -> Hosted:
-        """From compiled folders with the name and version to offer them under, or the plan's."""
-        return cls([_load(path, name, version, workers) for path, name, version in directories])
+        """From compiled folders with the name and version to offer them under, or the plan's.
+
+        The compiled engine's weights are brought to ``device``.
+        """
+        return cls([_load(path, name, version, device) for path, name, version in directories])
 
     def all(self) -> list[HostedModel]:
         """Every model, sorted by name and version."""
@@ -89,7 +93,7 @@ def version_key(version: str) -> list[tuple[int, str]]:
     return [*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), (0, "")]
 
 
-def _load(path: Path, name: str | None, version: str | None, workers: Workers) -> HostedModel:
+def _load(path: Path, name: str | None, version: str | None, device: Device) -> HostedModel:
     if is_crypten(read_limited(path / PLAN_FILE, MAX_PLAN_BYTES)):
         return _load_crypten(path, name, version)
     compiled = read_compiled(path)
@@ -99,7 +103,7 @@ def _load(path: Path, name: str | None, version: str | None, workers: Workers) -
         version or compiled.plan.version,
         compiled.plan_bytes,
         compiled.key,
-        GateHost(Model(compiled.plan, compiled.weights, workers), compiled.key.id),
+        GateHost(Model(compiled.plan, compiled.weights, device), compiled.key.id),
         masked,
         weights_digest(masked),
     )

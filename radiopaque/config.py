@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from radiopaque.certificates import Role
-from radiopaque.engine.names import EngineName
+from radiopaque.engine.names import DeviceName, EngineName
 from radiopaque.engine.window import WINDOW_BYTES
 from radiopaque.errors import ConfigError
 
@@ -58,6 +58,14 @@ Threads = Annotated[int, Field(ge=1, le=256, strict=True)]
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _device() -> Any:
+    return Field(
+        DeviceName.CPU,
+        description="Where gates are computed: cpu, or cuda for a GPU, which needs the extra gpu. "
+        "Results and messages are the same; each party chooses for itself.",
+    )
 
 
 class TlsConfig(_Table):
@@ -116,6 +124,7 @@ class CryptoProviderConfig(_Table):
         description="Folder for the ledger and the registered models; made with mode 700.",
         examples=["crypto-provider"],
     )
+    device: DeviceName = _device()
     grace_seconds: Seconds = Field(
         10.0, description="How long calls under way may go on when the service is stopped."
     )
@@ -167,8 +176,9 @@ class ModelOwnerLimits(CallLimits):
     )
     window_bytes: Bytes = Field(
         WINDOW_BYTES,
-        description="Memory for the material of each inference under way. What is beyond it (or "
-        "beyond the largest layer, if that takes more) is read while the inference runs.",
+        description="Memory, of the device, for the material of each inference under way. What is "
+        "beyond it (or beyond the largest layer, if that takes more) is read while the inference "
+        "runs.",
     )
 
 
@@ -180,6 +190,7 @@ class ModelOwnerConfig(_Table):
         description="Folder for the ledger and prepared material; made with mode 700.",
         examples=["model-owner"],
     )
+    device: DeviceName = _device()
     grace_seconds: Seconds = Field(
         10.0, description="How long calls under way may go on when the service is stopped."
     )
@@ -218,6 +229,7 @@ class DataOwnerConfig(_Table):
         description="Which engine the model must be offered for. Results of crypten can be wrong; "
         "see docs/crypten-engine.md.",
     )
+    device: DeviceName = _device()
     deadline_seconds: Seconds = Field(
         120.0, description="How long one call to another party may take."
     )
@@ -227,8 +239,8 @@ class DataOwnerConfig(_Table):
     )
     window_bytes: Bytes = Field(
         WINDOW_BYTES,
-        description="Memory for the material of one inference. What is beyond it (or beyond the "
-        "largest layer, if that takes more) is computed while the inference runs.",
+        description="Memory, of the device, for the material of one inference. What is beyond it "
+        "(or beyond the largest layer, if that takes more) is computed while the inference runs.",
     )
     tls: TlsConfig
     model_owner: PeerConfig

@@ -13,7 +13,10 @@ from benchmarks.errors import NotAvailableError
 from benchmarks.network import LOOPBACK
 from benchmarks.record import Part, Record
 from radiopaque.cli.reports import largest_value_bytes
+from radiopaque.engine.devices import open_device
+from radiopaque.engine.names import DeviceName
 from radiopaque.engine.weights_file import write_compiled
+from radiopaque.errors import ConfigError
 from radiopaque.gates import plan_cost
 from radiopaque.graph.compile import compile_model
 from radiopaque.graph.plan import Plan
@@ -21,11 +24,11 @@ from radiopaque.graph.plan import Plan
 
 def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell, *, ring_bits: int) -> Part:
     """See :class:`benchmarks.case.Engine`."""
-    if case.device != "cpu":
-        raise NotAvailableError("the compiled engine has no GPU path yet")
+    accelerator = _accelerator(DeviceName(case.device))
     tell("compiling")
     hosted, floor = _compile(case, inputs, folder, ring_bits)
     part = parties.measure(case, inputs, folder, tell, hosted)
+    part.accelerator = accelerator
     if floor is not None:
         part.floors.append(floor)
         seconds = floor["floor_seconds"]
@@ -34,10 +37,26 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell, *, ring_bits: 
     return part
 
 
+def _accelerator(name: DeviceName) -> str | None:
+    """The GPU's name. Raises NotAvailableError where parties could not use it."""
+    if name is DeviceName.CPU:
+        return None
+    try:
+        open_device(name)
+    except ConfigError as error:
+        raise NotAvailableError(str(error)) from None
+    from torch.cuda import get_device_name
+
+    return get_device_name()
+
+
 def _compile(
     case: Case, inputs: Inputs, folder: Path, ring_bits: int
 ) -> tuple[Hosted, Record | None]:
-    """The model as it is hosted, and its floor where nothing but the floor is in the way."""
+    """The model as it is hosted, and its floor where nothing but the floor is in the way.
+
+    Floors are those of the processor's kernels on one thread.
+    """
     source = inputs.source
     compiled = compile_model(
         source.onnx,
@@ -48,7 +67,8 @@ def _compile(
     plan = compiled.plan
     write_compiled(folder / "compiled", plan, compiled.weights)
     floor = None
-    if case.network == LOOPBACK and case.concurrency == case.threads == 1:
+    alone = case.concurrency == case.threads == 1 and case.device == DeviceName.CPU
+    if case.network == LOOPBACK and alone:
         floor = floors.measure(plan, compiled.weights, folder / "floor").record(plan)
     return hosted(plan, folder / "compiled"), floor
 

@@ -28,10 +28,11 @@ def _serve(
     from radiopaque.certificates import Role, load_identity
     from radiopaque.cli.serving import serve
     from radiopaque.config import load_crypto_provider
-    from radiopaque.kernels.workers import Workers
+    from radiopaque.engine.devices import open_device
 
     settings = load_crypto_provider(config)
     tls = settings.tls
+    device = open_device(settings.device, settings.threads)
     identity = load_identity(tls.certificate, tls.key, tls.ca, Role.CRYPTO_PROVIDER)
     limits = settings.limits
     party = CryptoProvider(
@@ -41,7 +42,7 @@ def _serve(
         most_reserved_per_clinic=limits.reserved_per_clinic,
         reservation_seconds=limits.reservation_seconds,
         concurrent_deals=limits.concurrent_deals,
-        workers=Workers(settings.threads),
+        device=device,
     )
     try:
         serve(
@@ -50,6 +51,7 @@ def _serve(
             settings.listen,
             limits=limits,
             grace_seconds=settings.grace_seconds,
+            device=device,
             as_json=as_json,
         )
     finally:

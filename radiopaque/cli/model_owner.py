@@ -30,16 +30,15 @@ def _serve(
     from radiopaque.certificates import Role, load_identity
     from radiopaque.cli.serving import serve
     from radiopaque.config import load_model_owner
-    from radiopaque.kernels.workers import Workers
+    from radiopaque.engine.devices import open_device
     from radiopaque.transport.grpc_client import Peer
 
     settings = load_model_owner(config)
     tls, limits = settings.tls, settings.limits
+    device = open_device(settings.device, settings.threads)
     identity = load_identity(tls.certificate, tls.key, tls.ca, Role.MODEL_OWNER)
-    hosted = Hosted.load(
-        ((model.path, model.name, model.version) for model in settings.models),
-        Workers(settings.threads),
-    )
+    models = ((model.path, model.name, model.version) for model in settings.models)
+    hosted = Hosted.load(models, device)
     provider = settings.crypto_provider
     with Peer(Role.CRYPTO_PROVIDER, provider.address, identity, provider.server_name) as peer:
         party = ModelOwner(
@@ -61,6 +60,7 @@ def _serve(
                 settings.listen,
                 limits=limits,
                 grace_seconds=settings.grace_seconds,
+                device=device,
                 as_json=as_json,
             )
         finally:

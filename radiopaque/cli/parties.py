@@ -60,7 +60,9 @@ class Parties:
                 process.stdout.close()
 
     def serve(self, role: Role, tables: str = "", keys: str = "") -> str:
-        """Start a serving party, with more tables and keys in its configuration; its address.
+        """Start a serving party, with more tables and keys in its configuration.
+
+        Returns its address.
 
         Raises PeerUnavailableError with the end of its log.
         """

@@ -12,6 +12,7 @@ from radiopaque import telemetry
 from radiopaque.certificates import Identity
 from radiopaque.config import CallLimits
 from radiopaque.engine.warm_up import warm_up
+from radiopaque.kernels.device import Device
 from radiopaque.transport.grpc_server import Handler, Server
 
 
@@ -22,11 +23,12 @@ def serve(
     *,
     limits: CallLimits,
     grace_seconds: float,
+    device: Device,
     as_json: bool,
 ) -> None:
     """Compile the kernels, listen, and block until SIGTERM or SIGINT; then drain."""
     telemetry.configure(as_json=as_json or not sys.stderr.isatty())
-    warm_up()
+    warm_up(device=device)
     # before anybody is told that the server is there, and may want it to end
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -19,7 +19,8 @@ from radiopaque.errors import MessageSizeError
 from radiopaque.gates.linear_maps import LinearMap, linear_maps
 from radiopaque.graph.plan import Plan
 from radiopaque.graph.weights import Weights
-from radiopaque.kernels.workers import ALONE, Workers
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Device
 from radiopaque.prg import SecretKey, Streams, new_id
 from radiopaque.ring import RingArray, ring_dtype
 
@@ -55,10 +56,10 @@ def weight_masks(plan: Plan, artefact: ArtefactKey) -> dict[int, RingArray]:
 
 
 def weight_mask_maps(
-    plan: Plan, artefact: ArtefactKey, workers: Workers = ALONE
+    plan: Plan, artefact: ArtefactKey, device: Device = CPU
 ) -> dict[int, LinearMap]:
-    """The linear maps of B, ready to deal with."""
-    return linear_maps(plan, weight_masks(plan, artefact), workers)
+    """The linear maps of B on a device, ready to deal with."""
+    return linear_maps(plan, weight_masks(plan, artefact), device)
 
 
 def mask_weights(plan: Plan, weights: Weights, artefact: ArtefactKey) -> bytes:
@@ -80,13 +81,17 @@ def masked_weights_size(plan: Plan) -> int:
 
 @dataclass(frozen=True)
 class MaskedWeights:
-    """F as the data owner uses it: the linear maps and the digest that sessions are bound to."""
+    """F as the data owner uses it: the linear maps and the digest that sessions are bound to.
+
+    ``device`` is where the maps are, and so where the data owner computes.
+    """
 
     maps: Mapping[int, LinearMap] = field(repr=False)
     digest: bytes
+    device: Device = CPU
 
     @classmethod
-    def parse(cls, plan: Plan, data: bytes, workers: Workers = ALONE) -> MaskedWeights:
+    def parse(cls, plan: Plan, data: bytes, device: Device = CPU) -> MaskedWeights:
         """From the bytes of :func:`mask_weights`. Raises MessageSizeError for another length."""
         if len(data) != masked_weights_size(plan):
             raise MessageSizeError(
@@ -101,7 +106,7 @@ class MaskedWeights:
             size = int(np.prod(shape, dtype=np.int64))
             weights[gate] = flat[start : start + size].astype(word).reshape(shape)
             start += size
-        return cls(linear_maps(plan, weights, workers), weights_digest(data))
+        return cls(linear_maps(plan, weights, device), weights_digest(data), device)
 
 
 def weights_digest(data: bytes) -> bytes:

@@ -15,11 +15,12 @@ import numpy as np
 from radiopaque.engine.artefact import ArtefactId
 from radiopaque.engine.material import region_frames
 from radiopaque.gates import halves, sites
-from radiopaque.gates.base import Dealing
+from radiopaque.gates.base import Dealing, DeviceStreams
 from radiopaque.gates.linear_maps import LinearMap
 from radiopaque.graph.plan import Plan
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Array, Device
 from radiopaque.prg import SecretKey, Streams
-from radiopaque.ring import RingArray
 from radiopaque.telemetry import recorder
 from radiopaque.wire.frames import Frame, Kind
 
@@ -35,18 +36,20 @@ class DealInputs:
     key_o: SecretKey = field(repr=False)
     maps: Mapping[int, LinearMap] = field(repr=False)
     """Linear maps of B (:func:`radiopaque.engine.artefact.weight_mask_maps`)."""
+    device: Device = CPU
+    """Where the maps are, and so where it computes."""
 
 
 def deal(inputs: DealInputs) -> Iterator[Frame]:
     """The CORRECTION frames of a session in plan order, each computed when it is asked for."""
-    plan = inputs.plan
+    plan, device = inputs.plan, inputs.device
     digest, session = inputs.artefact.plan_digest, inputs.session
     context = Dealing(
-        Streams(inputs.key_d, digest, session, "data-owner"),
-        Streams(inputs.key_o, digest, session, "model-owner"),
+        DeviceStreams(Streams(inputs.key_d, digest, session, "data-owner"), device),
+        DeviceStreams(Streams(inputs.key_o, digest, session, "model-owner"), device),
         inputs.maps,
     )
-    masks: dict[int, RingArray | None] = {}
+    masks: dict[int, Array | None] = {}
     freed = plan.last_uses()
     for site in sites(plan):
         with recorder.span("deal", site.number):

@@ -19,9 +19,11 @@ from radiopaque.engine.material import expected_state_bytes, region_frames
 from radiopaque.engine.window import WINDOW_BYTES, Pending, Window
 from radiopaque.errors import SessionStateError, TensorError
 from radiopaque.gates import halves, sites
-from radiopaque.gates.base import Answering, Preparing, Raw, Site
+from radiopaque.gates.base import Answering, DeviceStreams, Preparing, Raw, Site
 from radiopaque.gates.relu import fresh_mask
 from radiopaque.graph.plan import FRESH_GATES, Plan
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Array, Device
 from radiopaque.prg import SecretKey, Streams
 from radiopaque.ring import RingArray, decode, encode
 from radiopaque.telemetry import recorder
@@ -38,9 +40,10 @@ class SessionKey:
     session: bytes
     key_d: SecretKey = field(repr=False)
 
-    def streams(self) -> Streams:
+    def streams(self, device: Device = CPU) -> DeviceStreams:
         """The data owner's streams of this session."""
-        return Streams(self.key_d, self.artefact.plan_digest, self.session, "data-owner")
+        own = Streams(self.key_d, self.artefact.plan_digest, self.session, "data-owner")
+        return DeviceStreams(own, device)
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ class OfflineMessage:
 
         Costs one plaintext-sized ring convolution a layer.
         """
-        context = Preparing(self.key.streams(), self.weights.maps)
-        masks: dict[int, RingArray] = {}
+        context = Preparing(self.key.streams(self.weights.device), self.weights.maps)
+        masks: dict[int, Array] = {}
         freed = self.plan.last_uses()
         for site in sites(self.plan):
             with recorder.span("prepare", site.number):
@@ -93,8 +96,8 @@ def _output_mask(plan: Plan, key: SessionKey, weights: MaskedWeights) -> RingArr
     for number in range(last, -1, -1):
         if number in needed and not isinstance(plan.steps[number].gate, FRESH_GATES):
             needed.update(plan.steps[number].inputs)
-    context = Preparing(key.streams(), weights.maps)
-    masks: dict[int, RingArray] = {}
+    context = Preparing(key.streams(weights.device), weights.maps)
+    masks: dict[int, Array] = {}
     freed = plan.last_uses()
     for site in sites(plan):
         if site.number in needed:
@@ -106,7 +109,7 @@ def _output_mask(plan: Plan, key: SessionKey, weights: MaskedWeights) -> RingArr
                 masks[site.number] = halves(gate).prepare(context, site, inputs).mask
         for value in freed[site.number]:
             masks.pop(value, None)
-    return masks[last]
+    return weights.device.download(masks[last])
 
 
 class DataOwnerRun:
@@ -123,11 +126,13 @@ class DataOwnerRun:
         key: SessionKey,
         output_mask: RingArray,
         window_bytes: int = WINDOW_BYTES,
+        device: Device = CPU,
     ) -> None:
         self._plan = plan
+        self._device = device
         self._session = key.session
         self._spent = False
-        self._window = Window(_loading(plan, key, output_mask), window_bytes)
+        self._window = Window(_loading(plan, key.streams(device), key, output_mask), window_bytes)
 
     @property
     def peak_bytes(self) -> int:
@@ -149,7 +154,8 @@ class DataOwnerRun:
         if self._spent:
             raise SessionStateError("this session was already run; prepare another session")
         self._spent = True
-        context = Answering(Link(channel, self._session), encoded)
+        device = self._device
+        context = Answering(Link(channel, self._session), device.upload(encoded), device)
         with self._window:
             for site in sites(self._plan):
                 state = self._window.take(site.number)
@@ -162,8 +168,9 @@ class DataOwnerRun:
         return decode(context.result, self._plan.output_step.scale)
 
 
-def _loading(plan: Plan, key: SessionKey, output_mask: RingArray) -> Generator[Pending]:
-    streams = key.streams()
+def _loading(
+    plan: Plan, streams: DeviceStreams, key: SessionKey, output_mask: RingArray
+) -> Generator[Pending]:
     try:
         for site in sites(plan):
             load = partial(_load, streams, site, output_mask)
@@ -172,7 +179,7 @@ def _loading(plan: Plan, key: SessionKey, output_mask: RingArray) -> Generator[P
         key.key_d.erase()
 
 
-def _load(streams: Streams, site: Site, output_mask: RingArray) -> Any:
+def _load(streams: DeviceStreams, site: Site, output_mask: RingArray) -> Any:
     with recorder.span("load", site.number):
         return halves(site.step.gate).load_answer(streams, site, output_mask)
 

@@ -19,6 +19,8 @@ from radiopaque.engine.material import RegionReader, assemble
 from radiopaque.gates.base import Raw
 from radiopaque.graph.plan import Plan, plan_digest
 from radiopaque.graph.weights import Weights
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Device
 from radiopaque.prg import SecretKey, new_id
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.memory import connect
@@ -37,28 +39,45 @@ class LocalResult:
     prepare_seconds: float
 
 
+@dataclass(frozen=True)
+class Devices:
+    """Where each party computes."""
+
+    crypto_provider: Device = CPU
+    model_owner: Device = CPU
+    data_owner: Device = CPU
+
+    @classmethod
+    def all(cls, device: Device) -> Devices:
+        """The same for each."""
+        return cls(device, device, device)
+
+
 class LocalDeployment:
     """One artefact with its three parties; every :meth:`infer` is a session of its own."""
 
-    def __init__(self, plan: Plan, weights: Weights) -> None:
+    def __init__(self, plan: Plan, weights: Weights, devices: Devices | None = None) -> None:
         self.plan = plan
+        self.devices = devices or Devices()
         self.key = artefacts.ArtefactKey.generate(plan_digest(encode_plan(plan)))
-        self.model = model_owner.Model(plan, weights)
-        self.mask_maps = artefacts.weight_mask_maps(plan, self.key)
+        self.model = model_owner.Model(plan, weights, self.devices.model_owner)
+        self.mask_maps = artefacts.weight_mask_maps(plan, self.key, self.devices.crypto_provider)
         self.masked = artefacts.MaskedWeights.parse(
-            plan, artefacts.mask_weights(plan, weights, self.key)
+            plan, artefacts.mask_weights(plan, weights, self.key), self.devices.data_owner
         )
 
     def infer(self, images: NDArray[np.floating]) -> LocalResult:
         """One inference from dealing to the decoded outputs."""
-        plan, artefact = self.plan, self.key.id
+        plan, artefact, devices = self.plan, self.key.id, self.devices
         data_owner.encode_images(plan, images)
         session, key_d, key_o = new_id(), SecretKey.generate(), SecretKey.generate()
         started = time.perf_counter()
         own = data_owner.SessionKey(artefact, session, key_d)
         message = data_owner.prepare(plan, own, self.masked)
         offline = _assemble(plan, session, Kind.OFFLINE, message.frames())
-        inputs = crypto_provider.DealInputs(plan, artefact, session, key_d, key_o, self.mask_maps)
+        inputs = crypto_provider.DealInputs(
+            plan, artefact, session, key_d, key_o, self.mask_maps, devices.crypto_provider
+        )
         corrections = _assemble(plan, session, Kind.CORRECTION, crypto_provider.deal(inputs))
         dealt = time.perf_counter()
         material = model_owner.Material(corrections.items(), offline.items())
@@ -66,7 +85,9 @@ class LocalDeployment:
             closing(
                 model_owner.ModelOwnerRun(self.model, artefact, session, key_o, material)
             ) as serving,
-            closing(data_owner.DataOwnerRun(plan, own, message.output_mask)) as asking,
+            closing(
+                data_owner.DataOwnerRun(plan, own, message.output_mask, device=devices.data_owner)
+            ) as asking,
         ):
             prepared = time.perf_counter()
             channel: Channel = connect(serving.run)

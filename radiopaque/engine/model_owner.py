@@ -14,13 +14,13 @@ from radiopaque.engine.material import expected_state_bytes, region_size
 from radiopaque.engine.window import WINDOW_BYTES, Pending, Window
 from radiopaque.errors import SessionStateError, StoreError
 from radiopaque.gates import halves, sites
-from radiopaque.gates.base import Evaluating, Raw, Site
+from radiopaque.gates.base import DeviceStreams, Evaluating, Raw, Site
 from radiopaque.gates.linear_maps import LinearMap, linear_maps
 from radiopaque.graph.plan import Plan
 from radiopaque.graph.weights import Weights
-from radiopaque.kernels.workers import ALONE, Workers
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Array, Device
 from radiopaque.prg import SecretKey, Streams
-from radiopaque.ring import RingArray
 from radiopaque.telemetry import recorder
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.link import Link
@@ -30,12 +30,15 @@ _NOTHING: Raw = np.empty(0, np.uint8)
 
 
 class Model:
-    """A plan with its weights, packed once for the kernels; serves any number of sessions."""
+    """A plan with its weights, packed once for a device; serves any number of sessions there."""
 
-    def __init__(self, plan: Plan, weights: Weights, workers: Workers = ALONE) -> None:
+    def __init__(self, plan: Plan, weights: Weights, device: Device = CPU) -> None:
         self.plan = plan
-        self.maps: Mapping[int, LinearMap] = linear_maps(plan, weights.linear, workers)
-        self.constants: Mapping[int, RingArray] = weights.constants
+        self.device = device
+        self.maps: Mapping[int, LinearMap] = linear_maps(plan, weights.linear, device)
+        self.constants: Mapping[int, Array] = {
+            number: device.upload(constant) for number, constant in weights.constants.items()
+        }
 
     def __repr__(self) -> str:
         return f"Model({self.plan.name} {self.plan.version}, {len(self.plan.steps)} gates)"
@@ -72,7 +75,8 @@ class ModelOwnerRun:
         self._model = model
         self._session = session
         self._spent = False
-        streams = Streams(key_o, artefact.plan_digest, session, "model-owner")
+        own = Streams(key_o, artefact.plan_digest, session, "model-owner")
+        streams = DeviceStreams(own, model.device)
         self._window = Window(_loading(model.plan, streams, key_o, material), window_bytes)
 
     @property
@@ -92,9 +96,10 @@ class ModelOwnerRun:
         if self._spent:
             raise SessionStateError("this session was already served; prepare another session")
         self._spent = True
-        plan = self._model.plan
-        context = Evaluating(Link(channel, self._session), self._model.maps, self._model.constants)
-        values: dict[int, RingArray] = {}
+        model, plan = self._model, self._model.plan
+        link = Link(channel, self._session)
+        context = Evaluating(link, model.maps, model.constants, model.device)
+        values: dict[int, Array] = {}
         freed = plan.last_uses()
         with self._window:
             for site in sites(plan):
@@ -111,7 +116,7 @@ class ModelOwnerRun:
 
 
 def _loading(
-    plan: Plan, streams: Streams, key_o: SecretKey, material: Material
+    plan: Plan, streams: DeviceStreams, key_o: SecretKey, material: Material
 ) -> Generator[Pending]:
     corrections, offline = iter(material.corrections), iter(material.offline)
     try:
@@ -123,7 +128,7 @@ def _loading(
 
 
 def _load(
-    streams: Streams,
+    streams: DeviceStreams,
     site: Site,
     corrections: Iterator[tuple[int, Raw]],
     offline: Iterator[tuple[int, Raw]],

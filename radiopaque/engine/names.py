@@ -1,4 +1,4 @@
-"""The engines by name, as options and configuration files write them."""
+"""Engines and devices by name, as options and configuration files write them."""
 
 from __future__ import annotations
 
@@ -10,3 +10,10 @@ class EngineName(StrEnum):
 
     COMPILED = "compiled"
     CRYPTEN = "crypten"
+
+
+class DeviceName(StrEnum):
+    """Where a party computes gates: on the processor, or on a GPU through PyTorch."""
+
+    CPU = "cpu"
+    CUDA = "cuda"

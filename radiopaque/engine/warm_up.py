@@ -11,16 +11,20 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from radiopaque.engine.local import LocalDeployment
+from radiopaque.engine.local import Devices, LocalDeployment
 from radiopaque.graph import plan as p
 from radiopaque.graph.validate import COMPARED_BITS
 from radiopaque.graph.weights import Weights
-from radiopaque.kernels import convolution
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Device
 from radiopaque.ring import ring_dtype
 
 
-def warm_up(plans: Iterable[p.Plan] = ()) -> None:
-    """Compile for these plans' rings and windows; without plans, for all that there are."""
+def warm_up(plans: Iterable[p.Plan] = (), device: Device = CPU) -> None:
+    """Compile for these plans' rings and windows; without plans, for all that there are.
+
+    On a device that compiles nothing, this loads its libraries.
+    """
     wanted: dict[int, set[int]] = {}
     for plan in plans:
         windows = {step.gate.compared_bits for step in plan.steps if isinstance(step.gate, p.Relu)}
@@ -28,12 +32,13 @@ def warm_up(plans: Iterable[p.Plan] = ()) -> None:
     every = set(COMPARED_BITS)
     for ring_bits, windows in sorted((wanted or {32: every, 64: every}).items()):
         word = ring_dtype(ring_bits)
-        convolution.warm_up(word)
+        device.warm_up(word)
         plan = miniature(ring_bits, *sorted(windows))
         weights = Weights(
             {number: np.ones(shape, word) for number, shape in plan.weight_shapes()}, {}
         )
-        LocalDeployment(plan, weights).infer(np.zeros(plan.input_step.shape))
+        deployment = LocalDeployment(plan, weights, Devices.all(device))
+        deployment.infer(np.zeros(plan.input_step.shape))
 
 
 def miniature(ring_bits: int, *windows: int) -> p.Plan:

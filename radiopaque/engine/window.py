@@ -16,8 +16,6 @@ from dataclasses import fields, is_dataclass
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-
 from radiopaque.errors import SessionStateError
 
 WINDOW_BYTES: Final = 1 << 30
@@ -157,9 +155,9 @@ class Window:
 
 
 def state_bytes(state: Any) -> int:
-    """Bytes of the arrays in a gate's state."""
-    if isinstance(state, np.ndarray):
-        return state.nbytes
+    """Bytes of the arrays in a gate's state, on whichever device they lie."""
+    if hasattr(state, "nbytes"):
+        return int(state.nbytes)
     if is_dataclass(state):
         return sum(state_bytes(getattr(state, one.name)) for one in fields(state))
     return 0

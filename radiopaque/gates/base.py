@@ -4,19 +4,24 @@ A gate is one object without state. The crypto provider calls :meth:`Gate.deal`;
 calls :meth:`Gate.prepare` offline, then :meth:`Gate.load_answer` and :meth:`Gate.answer`; the model
 owner calls :meth:`Gate.load_evaluate` and :meth:`Gate.evaluate`. Gates that compute locally only
 override what they need.
+
+Each party computes on a device of its own. Masks, values and states are arrays of that device;
+messages, stored material and the result's mask lie in the process's memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from radiopaque.gates.linear_maps import LinearMap
 from radiopaque.graph.plan import Plan, Step
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Array, Device, LinearMap
 from radiopaque.prg import Streams
 from radiopaque.ring import RingArray, ring_dtype
 from radiopaque.transport.link import BLOCK_BYTES, Link
@@ -88,19 +93,44 @@ class GateCost:
 
 
 @dataclass(frozen=True)
+class DeviceStreams:
+    """Streams whose words are wanted on a device."""
+
+    streams: Streams
+    device: Device = CPU
+
+    def words(
+        self,
+        gate: int,
+        quantity: str,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        out: Array | None = None,
+    ) -> Array:
+        """As :meth:`radiopaque.prg.Streams.words`; ``out`` is an array of the device."""
+        words = partial(self.streams.words, gate, quantity, shape, dtype)
+        return self.device.fill(words, shape, dtype, out)
+
+
+@dataclass(frozen=True)
 class Dealing:
     """The crypto provider's means: both parties' streams and the linear maps of B."""
 
-    data_owner: Streams
-    model_owner: Streams
+    data_owner: DeviceStreams
+    model_owner: DeviceStreams
     maps: Mapping[int, LinearMap] = field(repr=False)
+
+    @property
+    def device(self) -> Device:
+        """Where it computes."""
+        return self.data_owner.device
 
 
 @dataclass(frozen=True)
 class Preparing:
     """The data owner's means offline: its streams and the linear maps of F = W - B."""
 
-    streams: Streams
+    streams: DeviceStreams
     maps: Mapping[int, LinearMap] = field(repr=False)
 
 
@@ -109,7 +139,8 @@ class Answering:
     """The data owner online: its link, the encoded image and, at the end, the result's share."""
 
     link: Link
-    image: RingArray = field(repr=False)
+    image: Array = field(repr=False)
+    device: Device = CPU
     result: NDArray[np.int64] | None = field(default=None, repr=False)
 
 
@@ -119,14 +150,15 @@ class Evaluating:
 
     link: Link
     maps: Mapping[int, LinearMap] = field(repr=False)
-    constants: Mapping[int, RingArray] = field(repr=False)
+    constants: Mapping[int, Array] = field(repr=False)
+    device: Device = CPU
 
 
 @dataclass(frozen=True)
 class Dealt:
     """Result of dealing one gate: the output's mask where known, the model owner's corrections."""
 
-    mask: RingArray | None = field(repr=False)
+    mask: Array | None = field(repr=False)
     corrections: NDArray[Any] | None = field(default=None, repr=False)
 
 
@@ -134,7 +166,7 @@ class Dealt:
 class Prepared:
     """Result of preparing one gate: the output's mask, the offline message to the model owner."""
 
-    mask: RingArray = field(repr=False)
+    mask: Array = field(repr=False)
     message: Raw | None = field(default=None, repr=False)
 
 
@@ -145,27 +177,29 @@ class Gate:
         """Payload bytes, round trips and work of this gate."""
         return GateCost()
 
-    def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
+    def deal(self, context: Dealing, site: Site, masks: Sequence[Array | None]) -> Dealt:
         """Crypto provider, offline. ``masks`` are its inputs' masks, None where it knows none."""
         raise NotImplementedError
 
-    def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
+    def prepare(self, context: Preparing, site: Site, masks: Sequence[Array]) -> Prepared:
         """Data owner, offline. ``masks`` are the masks of the inputs."""
         raise NotImplementedError
 
-    def load_answer(self, streams: Streams, site: Site, output_mask: RingArray) -> Any:
+    def load_answer(self, streams: DeviceStreams, site: Site, output_mask: RingArray) -> Any:
         """Data owner, before the image: expand what :meth:`answer` needs."""
         return None
 
     def answer(self, context: Answering, site: Site, state: Any) -> None:
         """Data owner, online."""
 
-    def load_evaluate(self, streams: Streams, site: Site, corrections: Raw, offline: Raw) -> Any:
+    def load_evaluate(
+        self, streams: DeviceStreams, site: Site, corrections: Raw, offline: Raw
+    ) -> Any:
         """Model owner, before the image: bring stored material into form for :meth:`evaluate`."""
         return None
 
     def evaluate(
-        self, context: Evaluating, site: Site, state: Any, values: Sequence[RingArray]
-    ) -> RingArray:
+        self, context: Evaluating, site: Site, state: Any, values: Sequence[Array]
+    ) -> Array:
         """Model owner, online: its share of the output from its shares of the inputs."""
         raise NotImplementedError

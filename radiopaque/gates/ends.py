@@ -24,6 +24,7 @@ from radiopaque.gates.base import (
     Answering,
     Dealing,
     Dealt,
+    DeviceStreams,
     Evaluating,
     Gate,
     GateCost,
@@ -34,8 +35,8 @@ from radiopaque.gates.base import (
 )
 from radiopaque.gates.relu import fresh_mask
 from radiopaque.graph.plan import Output
-from radiopaque.kernels.bits import pack, packed_size, unpack
-from radiopaque.prg import Streams
+from radiopaque.kernels.bits import packed_size, unpack
+from radiopaque.kernels.device import Array
 from radiopaque.ring import RingArray, signed
 from radiopaque.wire.frames import Kind
 
@@ -46,28 +47,30 @@ class InputGate(Gate):
     def cost(self, site: Site) -> GateCost:
         return GateCost(to_model_owner_bytes=site.step.size * site.dtype.itemsize)
 
-    def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
+    def deal(self, context: Dealing, site: Site, masks: Sequence[Array | None]) -> Dealt:
         return Dealt(fresh_mask(context.data_owner, site))
 
-    def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
+    def prepare(self, context: Preparing, site: Site, masks: Sequence[Array]) -> Prepared:
         return Prepared(fresh_mask(context.streams, site))
 
-    def load_answer(self, streams: Streams, site: Site, output_mask: RingArray) -> RingArray:
+    def load_answer(self, streams: DeviceStreams, site: Site, output_mask: RingArray) -> Array:
         return fresh_mask(streams, site)
 
-    def answer(self, context: Answering, site: Site, state: RingArray) -> None:
+    def answer(self, context: Answering, site: Site, state: Array) -> None:
         masked = (context.image - state).reshape(-1)
         for block, piece in site.blocks():
-            context.link.send(site.number, Kind.IMAGE, block, masked[piece].view(np.uint8))
+            message = context.device.download(masked[piece]).view(np.uint8)
+            context.link.send(site.number, Kind.IMAGE, block, message)
 
     def evaluate(
-        self, context: Evaluating, site: Site, state: Any, values: Sequence[RingArray]
-    ) -> RingArray:
-        out = np.empty(site.step.size, site.dtype)
+        self, context: Evaluating, site: Site, state: Any, values: Sequence[Array]
+    ) -> Array:
+        device = context.device
+        out = device.empty(site.step.size, site.dtype)
         for block, piece in site.blocks():
             length = piece.stop - piece.start
-            out[piece] = context.link.receive_words(
-                site.number, Kind.IMAGE, block, length, site.dtype
+            out[piece] = device.upload(
+                context.link.receive_words(site.number, Kind.IMAGE, block, length, site.dtype)
             )
         return out.reshape(site.step.shape)
 
@@ -80,13 +83,13 @@ class OutputGate(Gate):
         size = sum(packed_size(piece.stop - piece.start, bits) for _, piece in site.blocks())
         return GateCost(to_data_owner_bytes=size, round_trips=1)
 
-    def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
+    def deal(self, context: Dealing, site: Site, masks: Sequence[Array | None]) -> Dealt:
         return Dealt(masks[0])
 
-    def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
+    def prepare(self, context: Preparing, site: Site, masks: Sequence[Array]) -> Prepared:
         return Prepared(masks[0])
 
-    def load_answer(self, streams: Streams, site: Site, output_mask: RingArray) -> RingArray:
+    def load_answer(self, streams: DeviceStreams, site: Site, output_mask: RingArray) -> RingArray:
         return output_mask.reshape(-1)
 
     def answer(self, context: Answering, site: Site, state: RingArray) -> None:
@@ -103,13 +106,13 @@ class OutputGate(Gate):
         context.result = stored.reshape(site.step.shape)
 
     def evaluate(
-        self, context: Evaluating, site: Site, state: Any, values: Sequence[RingArray]
-    ) -> RingArray:
-        gate = _output(site)
+        self, context: Evaluating, site: Site, state: Any, values: Sequence[Array]
+    ) -> Array:
+        gate, device = _output(site), context.device
         h = values[0].reshape(-1)
         for block, piece in site.blocks():
-            shifted = h[piece] >> h.dtype.type(gate.position)
-            context.link.send(site.number, Kind.RESULT, block, pack(shifted, gate.bits))
+            message = device.pack(device.shifted(h[piece], gate.position), gate.bits)
+            context.link.send(site.number, Kind.RESULT, block, message)
         return values[0]
 
 
@@ -119,22 +122,22 @@ class RemaskGate(Gate):
     def cost(self, site: Site) -> GateCost:
         return GateCost(offline_bytes=site.step.size * site.dtype.itemsize)
 
-    def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
+    def deal(self, context: Dealing, site: Site, masks: Sequence[Array | None]) -> Dealt:
         return Dealt(fresh_mask(context.data_owner, site))
 
-    def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
+    def prepare(self, context: Preparing, site: Site, masks: Sequence[Array]) -> Prepared:
         fresh = fresh_mask(context.streams, site)
         difference = (masks[0] - fresh).reshape(-1)
-        return Prepared(fresh, difference.view(np.uint8))
+        return Prepared(fresh, context.streams.device.download(difference).view(np.uint8))
 
     def load_evaluate(
-        self, streams: Streams, site: Site, corrections: Raw, offline: Raw
-    ) -> RingArray:
-        return offline.view(site.dtype).reshape(site.step.shape)
+        self, streams: DeviceStreams, site: Site, corrections: Raw, offline: Raw
+    ) -> Array:
+        return streams.device.upload(offline.view(site.dtype).reshape(site.step.shape))
 
     def evaluate(
-        self, context: Evaluating, site: Site, state: RingArray, values: Sequence[RingArray]
-    ) -> RingArray:
+        self, context: Evaluating, site: Site, state: Array, values: Sequence[Array]
+    ) -> Array:
         return values[0] + state
 
 

@@ -24,6 +24,7 @@ from radiopaque.errors import PlanError
 from radiopaque.gates.base import (
     Dealing,
     Dealt,
+    DeviceStreams,
     Evaluating,
     Gate,
     GateCost,
@@ -33,8 +34,7 @@ from radiopaque.gates.base import (
     Site,
 )
 from radiopaque.graph.plan import Convolution, MatrixProduct
-from radiopaque.prg import Streams
-from radiopaque.ring import RingArray
+from radiopaque.kernels.device import Array
 
 
 class LinearGate(Gate):
@@ -46,7 +46,7 @@ class LinearGate(Gate):
             multiply_adds=_multiply_adds(site),
         )
 
-    def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
+    def deal(self, context: Dealing, site: Site, masks: Sequence[Array | None]) -> Dealt:
         mask = masks[0]
         if mask is None:
             raise PlanError(
@@ -55,27 +55,27 @@ class LinearGate(Gate):
             )
         product = context.maps[site.number](mask)
         product -= _share(context.data_owner, site)
-        return Dealt(None, product)
+        return Dealt(None, context.device.download(product))
 
-    def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
+    def prepare(self, context: Preparing, site: Site, masks: Sequence[Array]) -> Prepared:
         product = context.maps[site.number](masks[0])
         product += _share(context.streams, site)
         return Prepared(product)
 
     def load_evaluate(
-        self, streams: Streams, site: Site, corrections: Raw, offline: Raw
-    ) -> RingArray:
-        return corrections.view(site.dtype).reshape(site.step.shape)
+        self, streams: DeviceStreams, site: Site, corrections: Raw, offline: Raw
+    ) -> Array:
+        return streams.device.upload(corrections.view(site.dtype).reshape(site.step.shape))
 
     def evaluate(
-        self, context: Evaluating, site: Site, state: RingArray, values: Sequence[RingArray]
-    ) -> RingArray:
+        self, context: Evaluating, site: Site, state: Array, values: Sequence[Array]
+    ) -> Array:
         product = context.maps[site.number](values[0])
         product += state
         return product
 
 
-def _share(streams: Streams, site: Site) -> RingArray:
+def _share(streams: DeviceStreams, site: Site) -> Array:
     """C_D, the data owner's share of B * A."""
     return streams.words(site.number, "product", site.step.shape, site.dtype)
 

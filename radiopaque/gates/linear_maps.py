@@ -7,49 +7,25 @@ makes F*A + B*A = W*A.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from radiopaque.graph.plan import Convolution, Linear, MatrixProduct, Plan
-from radiopaque.kernels.convolution import PackedConvolution, PackedMatrix
-from radiopaque.kernels.workers import ALONE, Workers
+from radiopaque.graph.plan import LINEAR_GATES, Plan
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Device, LinearMap
 from radiopaque.ring import RingArray
 
-LinearMap = Callable[[RingArray], RingArray]
-
-
-def linear_map(gate: Linear, weights: RingArray, workers: Workers = ALONE) -> LinearMap:
-    """The map x -> weights * x of one gate; weights are packed once for the kernels.
-
-    ``workers`` share the work of a call. The time of W's maps, and so the model owner's, depends on
-    whether all weights of a gate fit 16 bits (:class:`PackedConvolution`); that of the masks B and
-    F, on shapes alone.
-    """
-    if isinstance(gate, Convolution):
-        return PackedConvolution(weights, gate, workers=workers)
-    if isinstance(gate, MatrixProduct):
-        return PackedMatrix(weights, workers=workers)
-    return _Elementwise(weights)
-
-
-class _Elementwise:
-    """x -> weights * x with broadcasting."""
-
-    def __init__(self, weights: RingArray) -> None:
-        self._weights = weights
-
-    def __call__(self, x: RingArray) -> RingArray:
-        return x * self._weights
-
-    def __repr__(self) -> str:
-        return f"<elementwise map, weights {list(self._weights.shape)} {self._weights.dtype}>"
+__all__ = ["LinearMap", "linear_maps"]
 
 
 def linear_maps(
-    plan: Plan, weights: Mapping[int, RingArray], workers: Workers = ALONE
+    plan: Plan, weights: Mapping[int, RingArray], device: Device = CPU
 ) -> dict[int, LinearMap]:
-    """The maps of all linear gates of a plan, by gate number; see :func:`linear_map`."""
-    maps = {}
-    for number, _ in plan.weight_shapes():
-        gate = plan.steps[number].gate
-        maps[number] = linear_map(gate, weights[number], workers)  # type: ignore[arg-type]
-    return maps
+    """The maps of all linear gates of a plan, by gate number, on arrays of a device.
+
+    Weights are brought there and packed once for the kernels.
+    """
+    return {
+        number: device.linear_map(step.gate, weights[number])
+        for number, step in enumerate(plan.steps)
+        if isinstance(step.gate, LINEAR_GATES)
+    }

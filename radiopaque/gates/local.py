@@ -11,85 +11,74 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from radiopaque.gates.base import Dealing, Dealt, Evaluating, Gate, Prepared, Preparing, Site
 from radiopaque.graph import plan as p
-from radiopaque.kernels.convolution import window_sum
-from radiopaque.ring import RingArray
+from radiopaque.kernels.device import Array, Device
 
 
 class LocalGate(Gate):
     """Any gate that is linear with public coefficients, constants included."""
 
-    def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
+    def deal(self, context: Dealing, site: Site, masks: Sequence[Array | None]) -> Dealt:
         known = [mask for mask in masks if mask is not None]
         if len(known) < len(masks):
             return Dealt(None)
-        return Dealt(apply_local(site, known))
+        return Dealt(apply_local(context.device, site, known))
 
-    def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
-        return Prepared(apply_local(site, masks))
+    def prepare(self, context: Preparing, site: Site, masks: Sequence[Array]) -> Prepared:
+        return Prepared(apply_local(context.streams.device, site, masks))
 
     def evaluate(
-        self, context: Evaluating, site: Site, state: Any, values: Sequence[RingArray]
-    ) -> RingArray:
-        gate = site.step.gate
+        self, context: Evaluating, site: Site, state: Any, values: Sequence[Array]
+    ) -> Array:
+        gate, device = site.step.gate, context.device
         if isinstance(gate, p.AddConstant):
             return values[0] + context.constants[site.number]
         if isinstance(gate, p.Pad):
-            return _pad(gate, values[0], gate.value)
-        return apply_local(site, values)
+            return device.pad(values[0], gate.before, gate.after, gate.value)
+        return apply_local(device, site, values)
 
 
-def apply_local(site: Site, values: Sequence[RingArray]) -> RingArray:
+def apply_local(device: Device, site: Site, values: Sequence[Array]) -> Array:
     """The homogeneous part of a local gate: constants count as zero."""
     gate, shape = site.step.gate, site.step.shape
     first = values[0]
     if isinstance(gate, p.AddConstant):
         return first
     if isinstance(gate, p.Combine):
-        return _combine(gate.coefficients, values)
+        return _combine(device, gate.coefficients, values)
     if isinstance(gate, p.Reshape):
-        return np.ascontiguousarray(first).reshape(shape)
+        return device.contiguous(first).reshape(shape)
     if isinstance(gate, p.Transpose):
-        return np.ascontiguousarray(first.transpose(gate.permutation))
+        return device.transpose(first, gate.permutation)
     if isinstance(gate, p.Slice):
         index = tuple(
             slice(start, start + (count - 1) * stride + 1, stride)
             for start, stride, count in zip(gate.starts, gate.strides, shape, strict=True)
         )
-        return np.ascontiguousarray(first[index])
+        return device.contiguous(first[index])
     if isinstance(gate, p.Pad):
-        return _pad(gate, first, 0)
+        return device.pad(first, gate.before, gate.after, 0)
     if isinstance(gate, p.Concatenate):
-        return np.concatenate(values, gate.axis)
+        return device.concatenate(values, gate.axis)
     if isinstance(gate, p.Expand):
-        return np.broadcast_to(first, shape).copy()
+        return device.broadcast(first, shape)
     if isinstance(gate, p.WindowSum):
-        return window_sum(first, gate)
+        return device.window_sum(first, gate)
     raise TypeError(f"{type(gate).__name__} is not a local gate")
 
 
-def _combine(coefficients: Sequence[int], values: Sequence[RingArray]) -> RingArray:
-    word = values[0].dtype.type
-    modulus = 1 << (8 * values[0].dtype.itemsize)
-    total: RingArray | None = None
+def _combine(device: Device, coefficients: Sequence[int], values: Sequence[Array]) -> Array:
+    total: Array | None = None
     for coefficient, value in zip(coefficients, values, strict=True):
         if total is None:
-            total = value * word(coefficient % modulus) if coefficient != 1 else value.copy()
+            total = device.scaled(value, coefficient)
         elif coefficient == 1:
             total += value
         elif coefficient == -1:
             total -= value
         else:
-            total += value * word(coefficient % modulus)
+            total += device.scaled(value, coefficient)
     if total is None:
         raise ValueError("a combination needs at least one input")
     return total
-
-
-def _pad(gate: p.Pad, value: RingArray, constant: int) -> RingArray:
-    widths = tuple(zip(gate.before, gate.after, strict=True))
-    stored = value.dtype.type(constant % (1 << (8 * value.dtype.itemsize)))
-    return np.pad(value, widths, constant_values=stored)

@@ -10,13 +10,12 @@ Source: docs/protocol.md, section 5. Leaks: nothing; r is uniform in the ring of
 
 from __future__ import annotations
 
-from radiopaque.gates.base import Raw, Site
-from radiopaque.kernels.bits import pack, packed_size, unpack
-from radiopaque.prg import Streams
-from radiopaque.ring import RingArray
+from radiopaque.gates.base import DeviceStreams, Raw, Site
+from radiopaque.kernels.bits import packed_size
+from radiopaque.kernels.device import Array
 
 
-def opening_mask(streams: Streams, site: Site) -> RingArray:
+def opening_mask(streams: DeviceStreams, site: Site) -> Array:
     """One party's part of r, as ring words [size]; the low opened_bits bits count."""
     return streams.words(site.number, "opening", (site.step.size,), site.dtype)
 
@@ -26,13 +25,12 @@ def delta_bytes(site: Site, opened_bits: int) -> int:
     return packed_size(site.step.size, opened_bits)
 
 
-def delta_message(streams: Streams, site: Site, mask: RingArray, opened_bits: int) -> Raw:
+def delta_message(streams: DeviceStreams, site: Site, mask: Array, opened_bits: int) -> Raw:
     """Data owner: delta = m + r_D mod 2**opened_bits, packed."""
-    return pack(mask.reshape(-1) + opening_mask(streams, site), opened_bits)
+    return streams.device.pack(mask.reshape(-1) + opening_mask(streams, site), opened_bits)
 
 
-def opening_offset(streams: Streams, site: Site, message: Raw, opened_bits: int) -> RingArray:
+def opening_offset(streams: DeviceStreams, site: Site, message: Raw, opened_bits: int) -> Array:
     """Model owner: delta + r_O, which turns h into y^; ring words [size]."""
-    delta = unpack(message, site.step.size, opened_bits, site.dtype)
-    offset: RingArray = delta + opening_mask(streams, site)
-    return offset
+    delta = streams.device.unpack(message, site.step.size, opened_bits, site.dtype)
+    return delta + opening_mask(streams, site)

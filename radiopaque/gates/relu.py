@@ -29,12 +29,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from radiopaque.gates.base import (
     Answering,
     Dealing,
     Dealt,
+    DeviceStreams,
     Evaluating,
     Gate,
     GateCost,
@@ -45,9 +45,8 @@ from radiopaque.gates.base import (
 )
 from radiopaque.gates.opening import delta_bytes, delta_message, opening_mask, opening_offset
 from radiopaque.graph.plan import Relu
-from radiopaque.kernels import comparison as kernels
-from radiopaque.kernels.bits import pack, packed_size, unpack
-from radiopaque.prg import Streams
+from radiopaque.kernels.bits import packed_size
+from radiopaque.kernels.device import Array, Device
 from radiopaque.ring import RingArray
 from radiopaque.wire.frames import Kind
 
@@ -105,46 +104,46 @@ class Window:
 class _Tables:
     """One party's tables and products, in planes over the layer's elements."""
 
-    level1: NDArray[np.uint64] = field(repr=False)
-    products: RingArray = field(repr=False)
-    level2: NDArray[np.uint32] = field(repr=False)
+    level1: Array = field(repr=False)
+    products: Array = field(repr=False)
+    level2: Array = field(repr=False)
 
     @classmethod
-    def of(cls, site: Site, window: Window, region: Raw) -> _Tables:
-        """Views of a region: all of level 1, then the products, then level 2."""
+    def of(cls, device: Device, site: Site, window: Window, region: Array) -> _Tables:
+        """Views of a region, bytes: all of level 1, then the products, then level 2."""
         size = site.step.size
         first = 8 * size * window.chunks
         second = first + PRODUCTS * size * site.dtype.itemsize
         return cls(
-            region[:first].view(np.uint64).reshape(window.chunks, size),
-            region[first:second].view(site.dtype).reshape(PRODUCTS, size),
-            region[second:].view(np.uint32).reshape(window.level2_words, size),
+            device.view(region[:first], np.uint64).reshape(window.chunks, size),
+            device.view(region[first:second], site.dtype).reshape(PRODUCTS, size),
+            device.view(region[second:], np.uint32).reshape(window.level2_words, size),
         )
 
     @classmethod
-    def expand(cls, streams: Streams, site: Site, window: Window, region: Raw) -> _Tables:
+    def expand(cls, streams: DeviceStreams, site: Site, window: Window, region: Array) -> _Tables:
         """The data owner's half, written into a region."""
-        tables = cls.of(site, window, region)
-        for quantity, planes in (
-            ("level1", tables.level1),
-            ("products", tables.products),
-            ("level2", tables.level2),
+        tables = cls.of(streams.device, site, window, region)
+        for quantity, planes, dtype in (
+            ("level1", tables.level1, np.uint64),
+            ("products", tables.products, site.dtype),
+            ("level2", tables.level2, np.uint32),
         ):
-            streams.words(site.number, quantity, planes.shape, planes.dtype, out=planes)
+            streams.words(site.number, quantity, planes.shape, dtype, out=planes)
         return tables
 
 
 @dataclass(frozen=True)
 class _DataOwnerState:
-    mu: NDArray[np.uint16] = field(repr=False)
+    mu: Array = field(repr=False)
     tables: _Tables
-    mask: RingArray = field(repr=False)
+    mask: Array = field(repr=False)
 
 
 @dataclass(frozen=True)
 class _ModelOwnerState:
-    offset: RingArray = field(repr=False)
-    mu: NDArray[np.uint16] = field(repr=False)
+    offset: Array = field(repr=False)
+    mu: Array = field(repr=False)
     tables: _Tables
 
 
@@ -167,34 +166,35 @@ class ReluGate(Gate):
             comparisons=size,
         )
 
-    def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
-        window = Window.of(site)
+    def deal(self, context: Dealing, site: Site, masks: Sequence[Array | None]) -> Dealt:
+        window, device = Window.of(site), context.device
         d, o = context.data_owner, context.model_owner
-        region = np.empty(_table_bytes(site, window), np.uint8)
+        region = device.empty(_table_bytes(site, window), np.uint8)
         tables = _Tables.expand(d, site, window, region)
-        kernels.deal_comparison(
+        device.deal_comparison(
             opening_mask(d, site),
             opening_mask(o, site),
             _selection_mask(d, site),
             _selection_mask(o, site),
             _decision_mask(d, site),
             _decision_mask(o, site),
-            kernels.tie_break_table(window.chunks),
             window.opened_bits,
             window.shift,
             tables.level1,
             tables.level2,
             tables.products,
         )
-        return Dealt(fresh_mask(d, site), region)
+        return Dealt(fresh_mask(d, site), device.download(region))
 
-    def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
+    def prepare(self, context: Preparing, site: Site, masks: Sequence[Array]) -> Prepared:
         message = delta_message(context.streams, site, masks[0], Window.of(site).opened_bits)
         return Prepared(fresh_mask(context.streams, site), message)
 
-    def load_answer(self, streams: Streams, site: Site, output_mask: RingArray) -> _DataOwnerState:
+    def load_answer(
+        self, streams: DeviceStreams, site: Site, output_mask: RingArray
+    ) -> _DataOwnerState:
         window = Window.of(site)
-        region = np.empty(_table_bytes(site, window), np.uint8)
+        region = streams.device.empty(_table_bytes(site, window), np.uint8)
         return _DataOwnerState(
             _selection_mask(streams, site),
             _Tables.expand(streams, site, window, region),
@@ -203,15 +203,16 @@ class ReluGate(Gate):
 
     def answer(self, context: Answering, site: Site, state: _DataOwnerState) -> None:
         window, link, tables = Window.of(site), context.link, state.tables
-        masked = np.empty(site.step.size, window.word_dtype)
-        own = np.empty(site.step.size, np.uint8)
+        device = context.device
+        masked = device.empty(site.step.size, window.word_dtype)
+        own = device.empty(site.step.size, np.uint8)
         for block, piece in site.blocks():
             length = piece.stop - piece.start
             # 1, 2: the opening comes in, the selection goes out
             opening = link.receive(site.number, Kind.OPENING, block, length * window.opening_bytes)
-            reply = np.empty(length, window.selection_dtype)
-            kernels.select_comparison(
-                opening.reshape(window.opening_bytes, length),
+            reply = device.empty(length, window.selection_dtype)
+            device.select_comparison(
+                device.upload(opening.reshape(window.opening_bytes, length)),
                 state.mu,
                 tables.level1,
                 tables.level2,
@@ -221,34 +222,34 @@ class ReluGate(Gate):
                 own,
                 reply,
             )
-            link.send(site.number, Kind.SELECTION, block, pack(reply, window.selection_bits))
+            message = device.pack(reply, window.selection_bits)
+            link.send(site.number, Kind.SELECTION, block, message)
         for block, piece in site.blocks():
             # 3, 4: the model owner's bit of the decision comes in, the rerandomised share goes out
             length = piece.stop - piece.start
             data = link.receive(site.number, Kind.DECISION, block, packed_size(length, 1))
-            decision = unpack(data, length, 1, np.dtype(np.uint8)) ^ own[piece]
-            share = np.empty(length, site.dtype)
-            kernels.finish_comparison(
+            decision = device.unpack(data, length, 1, np.dtype(np.uint8)) ^ own[piece]
+            share = device.empty(length, site.dtype)
+            device.finish_comparison(
                 masked,
                 decision,
                 tables.products,
                 state.mask[piece],
                 piece.start,
                 window.compared_bits,
-                np.uint64(0),
-                kernels.minus_one(),
+                False,
                 share,
             )
-            link.send(site.number, Kind.RERANDOMISED, block, share.view(np.uint8))
+            link.send(site.number, Kind.RERANDOMISED, block, device.download(share).view(np.uint8))
 
     def load_evaluate(
-        self, streams: Streams, site: Site, corrections: Raw, offline: Raw
+        self, streams: DeviceStreams, site: Site, corrections: Raw, offline: Raw
     ) -> _ModelOwnerState:
-        window = Window.of(site)
+        window, device = Window.of(site), streams.device
         return _ModelOwnerState(
             opening_offset(streams, site, offline, window.opened_bits),
             _selection_mask(streams, site),
-            _Tables.of(site, window, corrections),
+            _Tables.of(device, site, window, device.upload(corrections)),
         )
 
     def evaluate(
@@ -256,17 +257,18 @@ class ReluGate(Gate):
         context: Evaluating,
         site: Site,
         state: _ModelOwnerState,
-        values: Sequence[RingArray],
-    ) -> RingArray:
+        values: Sequence[Array],
+    ) -> Array:
         window, link, tables = Window.of(site), context.link, state.tables
+        device, size = context.device, site.step.size
         h = values[0].reshape(-1)
-        masked = np.empty(h.size, window.word_dtype)
-        opened = np.empty(h.size, np.uint8)
-        out = np.empty(h.size, site.dtype)
+        masked = device.empty(size, window.word_dtype)
+        opened = device.empty(size, np.uint8)
+        out = device.empty(size, site.dtype)
         for block, piece in site.blocks():
             # 1: open alpha, send own level-1 bits
-            opening = np.empty((window.opening_bytes, piece.stop - piece.start), np.uint8)
-            kernels.open_comparison(
+            opening = device.empty((window.opening_bytes, piece.stop - piece.start), np.uint8)
+            device.open_comparison(
                 h,
                 state.offset,
                 state.mu,
@@ -277,17 +279,18 @@ class ReluGate(Gate):
                 masked,
                 opening,
             )
-            link.send(site.number, Kind.OPENING, block, opening.reshape(-1))
+            message = device.download(opening.reshape(-1))
+            link.send(site.number, Kind.OPENING, block, message)
         for block, piece in site.blocks():
             # 2, 3: the data owner's selection comes in, own bit of the decision goes out
             length = piece.stop - piece.start
             data = link.receive(
                 site.number, Kind.SELECTION, block, packed_size(length, window.selection_bits)
             )
-            decision = np.empty(length, np.uint8)
-            kernels.decide_comparison(
+            decision = device.empty(length, np.uint8)
+            device.decide_comparison(
                 masked,
-                unpack(data, length, window.selection_bits, window.selection_dtype),
+                device.unpack(data, length, window.selection_bits, window.selection_dtype),
                 tables.level2,
                 piece.start,
                 window.compared_bits,
@@ -295,35 +298,34 @@ class ReluGate(Gate):
                 decision,
                 opened,
             )
-            link.send(site.number, Kind.DECISION, block, pack(decision, 1))
+            link.send(site.number, Kind.DECISION, block, device.pack(decision, 1))
         for block, piece in site.blocks():
             # 4: own share of z plus the data owner's, less its fresh mask
             length = piece.stop - piece.start
             other = link.receive_words(site.number, Kind.RERANDOMISED, block, length, site.dtype)
-            kernels.finish_comparison(
+            device.finish_comparison(
                 masked,
                 opened[piece],
                 tables.products,
-                other,
+                device.upload(other),
                 piece.start,
                 window.compared_bits,
-                np.uint64(1),
-                np.uint64(1),
+                True,
                 out[piece],
             )
         return out.reshape(site.step.shape)
 
 
-def fresh_mask(streams: Streams, site: Site) -> RingArray:
+def fresh_mask(streams: DeviceStreams, site: Site) -> Array:
     """A, the fresh mask of the gate's output, in its shape."""
     return streams.words(site.number, "mask", site.step.shape, site.dtype)
 
 
-def _selection_mask(streams: Streams, site: Site) -> NDArray[np.uint16]:
+def _selection_mask(streams: DeviceStreams, site: Site) -> Array:
     return streams.words(site.number, "selection", (site.step.size,), np.uint16)
 
 
-def _decision_mask(streams: Streams, site: Site) -> NDArray[np.uint8]:
+def _decision_mask(streams: DeviceStreams, site: Site) -> Array:
     return streams.words(site.number, "decision", (site.step.size,), np.uint8)
 
 

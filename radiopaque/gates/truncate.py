@@ -24,6 +24,7 @@ from radiopaque.gates.base import (
     Answering,
     Dealing,
     Dealt,
+    DeviceStreams,
     Evaluating,
     Gate,
     GateCost,
@@ -35,9 +36,8 @@ from radiopaque.gates.base import (
 from radiopaque.gates.opening import delta_bytes, delta_message, opening_mask, opening_offset
 from radiopaque.gates.relu import fresh_mask
 from radiopaque.graph.plan import Truncate
-from radiopaque.kernels import comparison as kernels
-from radiopaque.kernels.bits import pack, packed_size, unpack
-from radiopaque.prg import Streams
+from radiopaque.kernels.bits import packed_size
+from radiopaque.kernels.device import Array
 from radiopaque.ring import RingArray
 from radiopaque.wire.frames import Kind
 
@@ -46,14 +46,14 @@ PRODUCTS = 2  # r', v
 
 @dataclass(frozen=True)
 class _DataOwnerState:
-    products: RingArray = field(repr=False)
-    mask: RingArray = field(repr=False)
+    products: Array = field(repr=False)
+    mask: Array = field(repr=False)
 
 
 @dataclass(frozen=True)
 class _ModelOwnerState:
-    offset: RingArray = field(repr=False)
-    products: RingArray = field(repr=False)
+    offset: Array = field(repr=False)
+    products: Array = field(repr=False)
 
 
 class TruncateGate(Gate):
@@ -72,45 +72,49 @@ class TruncateGate(Gate):
             truncations=size,
         )
 
-    def deal(self, context: Dealing, site: Site, masks: Sequence[RingArray | None]) -> Dealt:
-        gate = _gate(site)
+    def deal(self, context: Dealing, site: Site, masks: Sequence[Array | None]) -> Dealt:
+        gate, device = _gate(site), context.device
         products = _products(context.data_owner, site)
-        kernels.deal_truncation(
+        device.deal_truncation(
             opening_mask(context.data_owner, site),
             opening_mask(context.model_owner, site),
             gate.opened_bits,
             gate.shift,
             products,
         )
-        return Dealt(fresh_mask(context.data_owner, site), products)
+        return Dealt(fresh_mask(context.data_owner, site), device.download(products))
 
-    def prepare(self, context: Preparing, site: Site, masks: Sequence[RingArray]) -> Prepared:
+    def prepare(self, context: Preparing, site: Site, masks: Sequence[Array]) -> Prepared:
         message = delta_message(context.streams, site, masks[0], _gate(site).opened_bits)
         return Prepared(fresh_mask(context.streams, site), message)
 
-    def load_answer(self, streams: Streams, site: Site, output_mask: RingArray) -> _DataOwnerState:
+    def load_answer(
+        self, streams: DeviceStreams, site: Site, output_mask: RingArray
+    ) -> _DataOwnerState:
         return _DataOwnerState(_products(streams, site), fresh_mask(streams, site).reshape(-1))
 
     def answer(self, context: Answering, site: Site, state: _DataOwnerState) -> None:
+        device = context.device
         for block, piece in site.blocks():
             length = piece.stop - piece.start
             data = context.link.receive(site.number, Kind.TOP_BIT, block, packed_size(length, 1))
-            share = np.empty(length, site.dtype)
-            kernels.finish_truncation(
-                unpack(data, length, 1, np.dtype(np.uint8)),
+            share = device.empty(length, site.dtype)
+            device.finish_truncation(
+                device.unpack(data, length, 1, np.dtype(np.uint8)),
                 state.products,
                 state.mask,
                 piece.start,
                 share,
             )
-            context.link.send(site.number, Kind.RERANDOMISED, block, share.view(np.uint8))
+            message = device.download(share).view(np.uint8)
+            context.link.send(site.number, Kind.RERANDOMISED, block, message)
 
     def load_evaluate(
-        self, streams: Streams, site: Site, corrections: Raw, offline: Raw
+        self, streams: DeviceStreams, site: Site, corrections: Raw, offline: Raw
     ) -> _ModelOwnerState:
         return _ModelOwnerState(
             opening_offset(streams, site, offline, _gate(site).opened_bits),
-            corrections.view(site.dtype).reshape(PRODUCTS, site.step.size),
+            streams.device.upload(corrections.view(site.dtype).reshape(PRODUCTS, site.step.size)),
         )
 
     def evaluate(
@@ -118,14 +122,14 @@ class TruncateGate(Gate):
         context: Evaluating,
         site: Site,
         state: _ModelOwnerState,
-        values: Sequence[RingArray],
-    ) -> RingArray:
-        gate, link = _gate(site), context.link
+        values: Sequence[Array],
+    ) -> Array:
+        gate, link, device = _gate(site), context.link, context.device
         h = values[0].reshape(-1)
-        out = np.empty(h.size, site.dtype)
+        out = device.empty(site.step.size, site.dtype)
         for block, piece in site.blocks():
-            top = np.empty(piece.stop - piece.start, np.uint8)
-            kernels.open_truncation(
+            top = device.empty(piece.stop - piece.start, np.uint8)
+            device.open_truncation(
                 h,
                 state.offset,
                 state.products,
@@ -135,11 +139,11 @@ class TruncateGate(Gate):
                 top,
                 out,
             )
-            link.send(site.number, Kind.TOP_BIT, block, pack(top, 1))
+            link.send(site.number, Kind.TOP_BIT, block, device.pack(top, 1))
         for block, piece in site.blocks():
             length = piece.stop - piece.start
-            out[piece] += link.receive_words(
-                site.number, Kind.RERANDOMISED, block, length, site.dtype
+            out[piece] += device.upload(
+                link.receive_words(site.number, Kind.RERANDOMISED, block, length, site.dtype)
             )
         return out.reshape(site.step.shape)
 
@@ -151,5 +155,5 @@ def _gate(site: Site) -> Truncate:
     return gate
 
 
-def _products(streams: Streams, site: Site) -> RingArray:
+def _products(streams: DeviceStreams, site: Site) -> Array:
     return streams.words(site.number, "products", (PRODUCTS, site.step.size), site.dtype)

@@ -45,14 +45,7 @@ def unpack(
 
     Raises MessageSizeError for a wrong length, MessageValueError for bits set after the end.
     """
-    raw = np.frombuffer(data, np.uint8)
-    if raw.size != packed_size(count, width):
-        raise MessageSizeError(
-            f"{count} values of {width} bits take {packed_size(count, width)} bytes, got {raw.size}"
-        )
-    spare = 8 * raw.size - count * width
-    if spare and int(raw[-1]) >> (8 - spare):
-        raise MessageValueError("padding bits after the last value are not zero")
+    raw = check_packed(data, count, width)
     if width == 8 * dtype.itemsize:
         return np.frombuffer(raw, dtype)
     if width == 1:
@@ -63,6 +56,19 @@ def unpack(
         _unpack_bytes(raw[: 8 * width * whole], width, out[: 64 * whole].view(np.uint64))
     _unpack(raw[8 * width * whole :], width, out[64 * whole :])
     return out
+
+
+def check_packed(data: bytes | memoryview | Bytes, count: int, width: int) -> Bytes:
+    """The bytes of a packed string. Raises what :func:`unpack` raises."""
+    raw = np.frombuffer(data, np.uint8)
+    if raw.size != packed_size(count, width):
+        raise MessageSizeError(
+            f"{count} values of {width} bits take {packed_size(count, width)} bytes, got {raw.size}"
+        )
+    spare = 8 * raw.size - count * width
+    if spare and int(raw[-1]) >> (8 - spare):
+        raise MessageValueError("padding bits after the last value are not zero")
+    return raw
 
 
 # Eight elements of up to 8 bits are moved together in one word: first to neighbours in pairs, then

@@ -65,22 +65,7 @@ class PackedConvolution:
         limbs: bool | None = None,
         workers: Workers = ALONE,
     ) -> None:
-        check_ring_dtype("weights", weights)
-        _check_windows(spec)
-        if spec.groups < 1 or spec.out_channels < 1 or spec.out_channels % spec.groups:
-            raise TensorError(
-                f"{spec.groups} groups do not divide {spec.out_channels} output channels"
-            )
-        if (
-            weights.ndim != 4
-            or weights.shape[0] != spec.out_channels
-            or weights.shape[1] < 1
-            or weights.shape[2:] != spec.kernel
-        ):
-            raise TensorError(
-                f"weights are {list(weights.shape)}; this convolution takes "
-                f"[{spec.out_channels}, ci / {spec.groups}, {spec.kernel[0]}, {spec.kernel[1]}]"
-            )
+        check_weights(weights, spec)
         self._spec = spec
         self._shape = weights.shape
         self._dtype = weights.dtype
@@ -113,18 +98,7 @@ class PackedConvolution:
         """
         spec = self._spec
         check_input_dtype(x, self._dtype)
-        group_in = self._shape[1]
-        if x.ndim != 4 or x.shape[1] != group_in * spec.groups:
-            raise TensorError(
-                f"input is {list(x.shape)}; the weights take [n, {group_in * spec.groups}, h, w]"
-            )
-        windows = _place_windows(spec, x.shape[2], x.shape[3])
-        padded = group_in * windows.phases_y * windows.phases_x * windows.rows * windows.width
-        if padded > MAX_PADDED_ELEMENTS:
-            raise TensorError(
-                f"the padded image has {padded} elements, over {MAX_PADDED_ELEMENTS}; "
-                "use less padding or a smaller image"
-            )
+        windows = windows_over(x.shape, spec, self._shape[1])
         oh, ow = windows.oh, windows.ow
         out = np.empty((x.shape[0], spec.out_channels, oh * ow), x.dtype)
         image = kernel_view(x)
@@ -167,10 +141,10 @@ def window_sum(x: RingArray, spec: WindowSum) -> RingArray:
     an image that is smaller than one window.
     """
     check_ring_dtype("inputs of a window sum", x)
-    _check_windows(spec)
+    check_windows(spec)
     if x.ndim < 2:
         raise TensorError(f"input is {list(x.shape)}; a window sum takes [..., h, w]")
-    windows = _place_windows(spec, x.shape[-2], x.shape[-1])
+    windows = place_windows(spec, x.shape[-2], x.shape[-1])
     planes = prod(x.shape[:-2])
     out = np.zeros((planes, windows.oh, windows.ow), x.dtype)
     window_loops.add_window_sums(kernel_view(x.reshape(planes, *x.shape[-2:])), out, windows)
@@ -187,7 +161,42 @@ def warm_up(dtype: DTypeLike) -> None:
         PackedMatrix(x[0, 0], limbs)(x)
 
 
-def _check_windows(spec: Convolution | WindowSum) -> None:
+def check_weights(weights: RingArray, spec: Convolution) -> None:
+    """Raises TensorError where :class:`PackedConvolution` does."""
+    check_ring_dtype("weights", weights)
+    check_windows(spec)
+    if spec.groups < 1 or spec.out_channels < 1 or spec.out_channels % spec.groups:
+        raise TensorError(f"{spec.groups} groups do not divide {spec.out_channels} output channels")
+    if (
+        weights.ndim != 4
+        or weights.shape[0] != spec.out_channels
+        or weights.shape[1] < 1
+        or weights.shape[2:] != spec.kernel
+    ):
+        raise TensorError(
+            f"weights are {list(weights.shape)}; this convolution takes "
+            f"[{spec.out_channels}, ci / {spec.groups}, {spec.kernel[0]}, {spec.kernel[1]}]"
+        )
+
+
+def windows_over(shape: tuple[int, ...], spec: Convolution, group_in: int) -> Windows:
+    """The windows over an image [n, c, h, w]; raises TensorError where they do not fit it."""
+    if len(shape) != 4 or shape[1] != group_in * spec.groups:
+        raise TensorError(
+            f"input is {list(shape)}; the weights take [n, {group_in * spec.groups}, h, w]"
+        )
+    windows = place_windows(spec, shape[2], shape[3])
+    padded = group_in * windows.phases_y * windows.phases_x * windows.rows * windows.width
+    if padded > MAX_PADDED_ELEMENTS:
+        raise TensorError(
+            f"the padded image has {padded} elements, over {MAX_PADDED_ELEMENTS}; "
+            "use less padding or a smaller image"
+        )
+    return windows
+
+
+def check_windows(spec: Convolution | WindowSum) -> None:
+    """Raises TensorError for numbers that are no window."""
     axes = (spec.kernel, spec.strides, spec.dilations)
     if any(len(pair) != 2 or min(pair) < 1 for pair in axes):
         raise TensorError(
@@ -198,7 +207,8 @@ def _check_windows(spec: Convolution | WindowSum) -> None:
         raise TensorError(f"pads are {spec.pads}; give (top, left, bottom, right), none negative")
 
 
-def _place_windows(spec: Convolution | WindowSum, h: int, w: int) -> Windows:
+def place_windows(spec: Convolution | WindowSum, h: int, w: int) -> Windows:
+    """The windows over an image of this size, which TensorError says when it is too small."""
     sizes: list[Any] = []
     for axis, size in enumerate((h, w)):
         span = (spec.kernel[axis] - 1) * spec.dilations[axis] + 1

@@ -30,11 +30,7 @@ class PackedMatrix:
     def __init__(
         self, weights: RingArray, limbs: bool | None = None, workers: Workers = ALONE
     ) -> None:
-        check_ring_dtype("weights", weights)
-        if weights.ndim != 2 or 0 in weights.shape:
-            raise TensorError(
-                f"weights are {list(weights.shape)}; a matrix product takes [k, n], both positive"
-            )
+        check_matrix(weights)
         self._shape = (weights.shape[0], weights.shape[1])
         self._dtype = weights.dtype
         self._limbs = choose_limbs(weights, limbs)
@@ -141,6 +137,15 @@ def kernel_view(x: NDArray[Any]) -> NDArray[Any]:
     view = np.require(x, requirements=["C", "A"]).view()
     view.flags.writeable = False
     return view
+
+
+def check_matrix(weights: RingArray) -> None:
+    """Raises TensorError where :class:`PackedMatrix` does."""
+    check_ring_dtype("weights", weights)
+    if weights.ndim != 2 or 0 in weights.shape:
+        raise TensorError(
+            f"weights are {list(weights.shape)}; a matrix product takes [k, n], both positive"
+        )
 
 
 def check_ring_dtype(name: str, values: NDArray[Any]) -> None:

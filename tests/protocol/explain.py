@@ -13,6 +13,7 @@ from radiopaque.engine import artefact as artefacts
 from radiopaque.gates import Site, sites
 from radiopaque.gates.local import apply_local
 from radiopaque.graph import plan as p
+from radiopaque.kernels.cpu import CPU
 from radiopaque.ring import RingArray
 from radiopaque.wire.frames import Kind
 from tests.protocol.fields import (
@@ -72,7 +73,7 @@ def explain(session: Session, image: RingArray) -> Pads:
         elif isinstance(gate, p.Output):
             mask = inputs[0]
         else:
-            masks[g] = apply_local(site, inputs)
+            masks[g] = apply_local(CPU, site, inputs)
             continue
         masks[g] = mod(mask, k).astype(site.dtype).reshape(site.step.shape)
     return {name: mod(values, 64) for name, values in pads.items()}

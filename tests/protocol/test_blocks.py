@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from radiopaque.engine.local import LocalDeployment
+from radiopaque.engine.local import Devices, LocalDeployment
 from radiopaque.gates import plan_cost
 from radiopaque.graph import plan as p
 from radiopaque.graph.weights import Weights
+from radiopaque.kernels.tensors.device import TensorDevice
 from radiopaque.ring import ring_dtype
 from tests.plans import PlanBuilder
 
@@ -45,13 +47,23 @@ def weights_of(plan: p.Plan) -> Weights:
     ("blocks", "more"), [(0, 1), (0, 7), (1, -1), (1, 0), (1, 1), (2, 0), (2, 1), (3, -1)]
 )
 def test_blocks(k: int, blocks: int, more: int) -> None:
+    check_blocks(k, blocks, more, Devices())
+
+
+@pytest.mark.parametrize("k", [32, 64])
+@pytest.mark.parametrize(("blocks", "more"), [(0, 1), (1, 0), (2, 1)])
+def test_blocks_on_tensors(k: int, blocks: int, more: int) -> None:
+    check_blocks(k, blocks, more, Devices.all(TensorDevice(torch.device("cpu"))))
+
+
+def check_blocks(k: int, blocks: int, more: int, devices: Devices) -> None:
     size = blocks * BLOCK[k] + more
     plan = plan_of(k, size)
     rng = np.random.default_rng(size)
     x = rng.integers(-(1 << 16), (1 << 16) + 1, (1, size)).astype(np.float64)
     # the last elements are exact: nothing is cut off, so no rounding hides a slip by one place
     x[0, -min(size, 20) :] = 8 * rng.integers(-(1 << 13), 1 << 13, min(size, 20))
-    run = LocalDeployment(plan, weights_of(plan)).infer(x)
+    run = LocalDeployment(plan, weights_of(plan), devices).infer(x)
     low = np.maximum(3 * np.floor(x / 4), 0) // 2
     high = np.ceil(np.maximum(3 * np.ceil(x / 4), 0) / 2)
     assert ((low <= run.outputs) & (run.outputs <= high)).all()

@@ -22,6 +22,8 @@ CORE = "radiopaque"
 COMMANDS = "radiopaque.cli"
 COMPANIONS = ("training", "benchmarks")
 CRYPTEN_WORKER = "radiopaque.engine.crypten.worker"
+TENSORS = "radiopaque.kernels.tensors"
+DEVICES = "radiopaque.engine.devices"
 MODEL_FRAMEWORKS = ("torch", "onnx", "onnxruntime")
 IMAGE_READERS = ("pydicom", "PIL")
 NETWORK = ("grpc", "radiopaque.transport", "radiopaque.wire.v1.services_pb2")
@@ -132,11 +134,37 @@ def test_the_protocol_knows_no_network_library(room: str) -> None:
     assert trespasses(f"radiopaque.{room}", ("grpc", "radiopaque.transport.tls")) == []
 
 
-def test_only_the_worker_process_of_crypten_imports_a_framework() -> None:
+def test_only_tensors_and_the_worker_process_of_crypten_import_a_framework() -> None:
     frameworks = ("torch", "crypten", CRYPTEN_WORKER)
-    assert trespasses(CORE, frameworks, exempt=(CRYPTEN_WORKER,)) == []
+    assert trespasses(CORE, frameworks, exempt=(CRYPTEN_WORKER, TENSORS)) == []
     for party in PARTIES:
-        assert trespasses(party, frameworks) == []
+        assert trespasses(party, (*frameworks, TENSORS)) == []
+
+
+def test_only_who_asks_for_a_gpu_loads_its_kernels() -> None:
+    assert trespasses(CORE, (TENSORS,), exempt=(TENSORS, DEVICES)) == []
+    names = loaded(
+        f"import {DEVICES} as d; from radiopaque.engine.names import DeviceName\n"
+        "d.open_device(DeviceName.CPU)"
+    )
+    assert hits(names, (TENSORS, "torch")) == []
+
+
+NO_TORCH = """
+from radiopaque.engine.devices import open_device
+from radiopaque.engine.names import DeviceName
+from radiopaque.errors import ConfigError
+try:
+    open_device(DeviceName.CUDA)
+except ConfigError as error:
+    assert "pip install 'radiopaque[gpu]'" in str(error) and 'device = "cpu"' in str(error), error
+else:
+    raise SystemExit("a GPU without PyTorch")
+"""
+
+
+def test_without_the_extra_a_gpu_is_a_configuration_error() -> None:
+    loaded(NO_TORCH)
 
 
 def test_training_and_core_do_not_import_each_other() -> None:
@@ -240,7 +268,7 @@ def test_the_compiler_loads_no_transport() -> None:
 
 
 def test_the_whole_core_imports_without_extras() -> None:
-    apart = (COMMANDS, "radiopaque.__main__", CRYPTEN_WORKER)
+    apart = (COMMANDS, "radiopaque.__main__", CRYPTEN_WORKER, TENSORS)
     names = [name for name in modules(CORE) if not within(name, apart)]
     code = f"for name in {names!r}: importlib.import_module(name)"
     assert hits(loaded(code), (*PARTIES, *COMPANIONS, COMMANDS)) == []

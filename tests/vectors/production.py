@@ -17,6 +17,7 @@ from radiopaque.engine.artefact import (
     mask_weights,
     weight_mask_maps,
 )
+from radiopaque.engine.local import Devices
 from radiopaque.engine.material import RegionReader, assemble
 from radiopaque.errors import RadiopaqueError
 from radiopaque.graph.plan import Plan, plan_digest
@@ -57,7 +58,8 @@ class Recorder:
 class FixedSession:
     """One session under a vector's keys: what each party makes of it."""
 
-    def __init__(self, inputs: dict[str, Any]) -> None:
+    def __init__(self, inputs: dict[str, Any], devices: Devices | None = None) -> None:
+        self.devices = devices or Devices()
         keys = {name: bytes.fromhex(value) for name, value in inputs["keys"].items()}
         self.plan: Plan = plan_from_json(inputs["plan"])
         self.plan_bytes = encode_plan(self.plan)
@@ -84,7 +86,7 @@ class FixedSession:
 
     def offline_message(self) -> data_owner.OfflineMessage:
         """The data owner's deltas and re-masks."""
-        masked = MaskedWeights.parse(self.plan, self.masked_weights())
+        masked = MaskedWeights.parse(self.plan, self.masked_weights(), self.devices.data_owner)
         return data_owner.prepare(self.plan, self.own_key(), masked)
 
     def correction_frames(self) -> list[Frame]:
@@ -97,7 +99,8 @@ class FixedSession:
                     self.session,
                     SecretKey(self._key_d),
                     SecretKey(self._key_o),
-                    weight_mask_maps(self.plan, self.artefact_key),
+                    weight_mask_maps(self.plan, self.artefact_key, self.devices.crypto_provider),
+                    self.devices.crypto_provider,
                 )
             )
         )
@@ -118,7 +121,7 @@ class FixedSession:
         if offline is None:
             offline = list(self.offline_message().frames())
         return model_owner.ModelOwnerRun(
-            model_owner.Model(self.plan, self.weights),
+            model_owner.Model(self.plan, self.weights, self.devices.model_owner),
             self.artefact,
             self.session,
             SecretKey(self._key_o),
@@ -131,7 +134,10 @@ class FixedSession:
     def asking(self) -> data_owner.DataOwnerRun:
         """The data owner, ready for the image."""
         return data_owner.DataOwnerRun(
-            self.plan, self.own_key(), self.offline_message().output_mask
+            self.plan,
+            self.own_key(),
+            self.offline_message().output_mask,
+            device=self.devices.data_owner,
         )
 
     def infer(self) -> tuple[list[int], Recorder]:
@@ -151,9 +157,9 @@ def stored_result(
         return [int(value) for value in run.infer(images, channel).reshape(-1)]
 
 
-def produce(inputs: dict[str, Any]) -> dict[str, Any]:
+def produce(inputs: dict[str, Any], devices: Devices | None = None) -> dict[str, Any]:
     """A vector's outputs from its inputs."""
-    fixed = FixedSession(inputs)
+    fixed = FixedSession(inputs, devices)
     result, channel = fixed.infer()
     corrections = fixed.regions(Kind.CORRECTION, fixed.correction_frames())
     return {

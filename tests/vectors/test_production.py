@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from radiopaque import errors
+from radiopaque.engine.local import Devices
 from radiopaque.kernels.bits import pack, packed_size, unpack
+from radiopaque.kernels.tensors.device import TensorDevice
 from radiopaque.ring import ring_dtype
 from radiopaque.wire import frames
 from radiopaque.wire.frames import Frame, Kind
@@ -22,6 +25,7 @@ BITS = load("bits")
 FRAMES = load("frames")
 PLANS = load("plans")
 MESSAGES = load("messages")
+TENSORS = TensorDevice(torch.device("cpu"))
 CASES = {case["name"]: case for file in cases.FILES for case in load(file)}
 
 
@@ -115,6 +119,30 @@ def test_case(entry: dict[str, Any]) -> None:
     assert outputs.keys() == entry["outputs"].keys()
 
 
+@pytest.mark.parametrize("party", ["crypto_provider", "model_owner", "data_owner", "all"])
+@named(list(CASES.values()))
+def test_case_on_tensors(entry: dict[str, Any], party: str) -> None:
+    """The same messages and results to the bit, whichever party computes with torch."""
+    devices = Devices.all(TENSORS) if party == "all" else Devices(**{party: TENSORS})
+    outputs = produce(entry["inputs"], devices)
+    for part, expected in entry["outputs"].items():
+        assert outputs[part] == expected, part
+
+
+@pytest.mark.parametrize("kind", messages.SHOWN_BY)
+def test_messages_are_checked_on_tensors(kind: str) -> None:
+    """A replay runs to its end unchanged; every change has its error, as without torch."""
+    if kind in ("CORRECTION", "OFFLINE"):
+        return
+    case = CASES[messages.SHOWN_BY[kind][1]]
+    _receive(case, Kind[kind], None, Devices.all(TENSORS))
+    for entry in MESSAGES:
+        if entry["kind"] == kind:
+            with pytest.raises(errors.ProtocolError) as caught:
+                _receive(CASES[entry["case"]], Kind[kind], entry["change"], Devices.all(TENSORS))
+            assert type(caught.value) is error_class(entry)
+
+
 def test_vectors_are_those_of_the_generator() -> None:
     """Nobody edits them by hand: inputs, names and bad vectors come from the generator."""
     assert basics.packings() == BITS
@@ -143,9 +171,11 @@ def _recorded(case: dict[str, Any], direction: str) -> list[Frame]:
     ]
 
 
-def _receive(case: dict[str, Any], kind: Kind, change: str | None) -> list[Frame]:
+def _receive(
+    case: dict[str, Any], kind: Kind, change: str | None, devices: Devices | None = None
+) -> list[Frame]:
     """Give the receiver of a kind its recorded messages, one changed; returns what it sent."""
-    fixed = FixedSession(case["inputs"])
+    fixed = FixedSession(case["inputs"], devices)
     if kind in (Kind.CORRECTION, Kind.OFFLINE):
         offline = list(fixed.offline_message().frames())
         corrections = fixed.correction_frames()

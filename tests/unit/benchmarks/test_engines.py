@@ -58,8 +58,11 @@ TAKEN = {
     ("engine", "what"),
     [(engine, what) for engine in ENGINES for what in REFUSED if what not in TAKEN[engine]],
 )
-def test_cases_that_are_not_for_an_engine(engine: str, what: str, tmp_path: Path) -> None:
-    """Each refuses what it cannot do, with the reason, and starts nothing."""
+def test_cases_that_are_not_for_an_engine(
+    engine: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each refuses what it cannot do, with the reason, and starts nothing; no GPU is here."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     change, reason = REFUSED[what]
     with pytest.raises(NotAvailableError, match=reason):
         ENGINES[engine](replace(CASE, engine=engine, **change), inputs(), tmp_path, nothing)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from radiopaque.engine.window import Pending, Window, state_bytes
@@ -128,6 +129,7 @@ def test_what_counts_are_the_arrays_of_a_state() -> None:
     tables = Tables(np.zeros((3, 5), np.uint64), np.zeros(7, np.uint16))
     assert state_bytes(None) == 0
     assert state_bytes(np.zeros(4, np.uint32)) == 16
+    assert state_bytes(torch.zeros(4, dtype=torch.int32)) == 16
     assert state_bytes(Nested(tables, np.zeros(2, np.uint32))) == 120 + 14 + 8
 
 
