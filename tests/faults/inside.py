@@ -14,6 +14,8 @@ from model_owner.service import Limits, ModelOwner
 from radiopaque.certificates import Role, init_directory, load_identity
 from radiopaque.config import CryptoProviderLimits, ModelOwnerLimits
 from radiopaque.engine.weights_file import write_compiled
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Device
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.grpc_server import Call, Handler, Server
@@ -41,7 +43,7 @@ class Listening:
 class Inside:
     """A crypto provider and a model owner with one network. A context manager."""
 
-    def __init__(self, folder: Path, network: Network) -> None:
+    def __init__(self, folder: Path, network: Network, device: Device = CPU) -> None:
         self.folder = folder
         self.networks = {"it": network}
         self.certificates = init_directory(folder / "certificates")
@@ -55,6 +57,7 @@ class Inside:
             most_reserved_per_clinic=deals.reserved_per_clinic,
             reservation_seconds=deals.reservation_seconds,
             concurrent_deals=deals.concurrent_deals,
+            device=device,
         )
         self.provider = self._listen(Role.CRYPTO_PROVIDER, self.dealing.handlers())
         hosts = ModelOwnerLimits()
@@ -70,7 +73,7 @@ class Inside:
         )
         self.hosting = ModelOwner(
             folder / "model-owner",
-            Hosted.load([(folder / "it", None, None)]),
+            Hosted.load([(folder / "it", None, None)], device),
             Dealer(self._peer),
             limits,
         )
