@@ -21,8 +21,8 @@ from radiopaque.ring import RingArray
 class CpuDevice:
     """See :class:`radiopaque.kernels.device.Device`. ``workers`` share the work of linear maps.
 
-    The time of W's maps, and so the model owner's, depends on whether all weights of a gate fit 16
-    bits (:class:`PackedConvolution`); that of the masks B and F, on shapes alone.
+    In the 32-bit ring the time of W's maps depends on whether all weights of a gate fit 16 bits
+    (:class:`PackedConvolution`), as the compiler sees to; otherwise times depend on shapes alone.
     """
 
     name = "cpu"

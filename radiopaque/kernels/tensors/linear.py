@@ -4,14 +4,16 @@ Words are cut into limbs of 16 bits, and limbs are multiplied as float64 matrice
 whatever order a library adds: a product of two limbs is an integer below 2^32, so with at most
 ``EXACT_DEPTH`` = 2^21 terms every partial sum is an integer of at most 2^53 in absolute value,
 which float64 holds; longer sums are split. Limbs whose product would only count from 2^k on are
-left out: for a 32-bit ring three products, for weights that all fit 16 bits two.
+left out: in the 32-bit ring three products, for weights that all fit 16 bits two; in the 64-bit
+ring ten.
 
 The argument needs sums of products and nothing else, so there is no convolution of cuDNN here,
 which may compute by Fourier or Winograd transforms: windows are gathered and multiplied as
 matrices. TF32 and the settings of cuDNN and of float32 precision do not reach float64 matrices.
 
-The time depends on shapes and, of the model owner's maps, on whether all weights of a gate fit 16
-bits: one bit about them, the same in every call, as with the compiled loops.
+The time depends on shapes, and in the 32-bit ring on whether all weights of a gate fit 16 bits. The
+compiler makes them fit, for every model, and uniform masks do not: that tells nothing. In the
+64-bit ring weights may be longer, so all of their limbs are always multiplied.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class LimbMatrix:
 
     def __init__(self, matrix: Tensor) -> None:
         half = 1 << (LIMB - 1)
-        if bool(((matrix >= -half) & (matrix < half)).all()):
+        short = bits(matrix) == 2 * LIMB and bool(((matrix >= -half) & (matrix < half)).all())
+        if short:
             self._limbs = [matrix.to(torch.float64)]
         else:
             self._limbs = [_limb(matrix, number) for number in range(bits(matrix) // LIMB)]

@@ -155,6 +155,15 @@ def test_convolution_is_that_of_the_processor(
         same(TENSORS.linear_map(spec, weights)(TENSORS.upload(x)), expected)
 
 
+@pytest.mark.parametrize(("ring", "fitting", "masks"), [(np.uint32, 1, 2), (np.uint64, 4, 4)])
+def test_how_many_limbs_are_multiplied_tells_nothing(ring: Any, fitting: int, masks: int) -> None:
+    """Short weights are told from others only in the ring in which the compiler makes them so."""
+    short = np.array([[[0, (1 << 15) - 1, -(1 << 15)]]]).astype(ring)
+    long = short + ring(1)
+    for words, limbs in ((short, fitting), (long, masks)):
+        assert len(linear.LimbMatrix(TENSORS.upload(words))._limbs) == limbs
+
+
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (3, 7), (2, 3, 7)])
 @by_ring
 def test_matrix_product_is_that_of_the_processor(ring: Any, shape: tuple[int, ...]) -> None:
