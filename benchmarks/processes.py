@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import BenchmarkError
 
 _PACKAGES = (
     "radiopaque",
@@ -23,6 +29,26 @@ _PACKAGES = (
 
 _CHILDREN_USER = 13
 """Where, behind a process's name, /proc/PID/stat has its children's user time; then system time."""
+
+
+@contextmanager
+def announced(command: Sequence[str], what: str) -> Iterator[dict[str, Any]]:
+    """A program that says in one line of JSON where it is, and ends when its input does.
+
+    Raises BenchmarkError where it says nothing.
+    """
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        if process.stdin is None or process.stdout is None:
+            raise ValueError("the process was started without pipes")
+        try:
+            line = process.stdout.readline()
+            if not line:
+                raise BenchmarkError(f"{what} did not start")
+            yield json.loads(line)
+        finally:
+            process.stdin.close()
 
 
 def cpu_seconds(process: int) -> float:

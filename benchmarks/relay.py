@@ -21,7 +21,6 @@ import ctypes
 import json
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -31,8 +30,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
 
-from benchmarks.errors import BenchmarkError
 from benchmarks.network import Network
+from benchmarks.processes import announced
 
 _READ_BYTES = 1 << 18
 _PIECE_SECONDS = 2e-4
@@ -184,18 +183,8 @@ def relayed(address: str, network: Network) -> Iterator[str]:
     command = [sys.executable, "-m", "benchmarks.relay", "--to", address]
     command += ["--rtt-ms", str(network.rtt_ms), "--mbit", str(network.mbit)]
     command += ["--cut-mb", str(network.cut_mb)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        if process.stdin is None or process.stdout is None:
-            raise ValueError("the process was started without pipes")
-        try:
-            line = process.stdout.readline()
-            if not line:
-                raise BenchmarkError(f"the relay in front of {address} did not start")
-            yield str(json.loads(line)["address"])
-        finally:
-            process.stdin.close()
+    with announced(command, f"the relay in front of {address}") as said:
+        yield str(said["address"])
 
 
 def main(words: Sequence[str] | None = None) -> None:

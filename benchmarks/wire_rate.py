@@ -10,12 +10,11 @@ is the serving process: it takes frames until START, then sends as many back.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.processes import announced
 from radiopaque.certificates import Role, init_directory, load_identity
 from radiopaque.errors import ConnectionLostError, ProtocolError
 from radiopaque.transport.channel import Channel
@@ -39,22 +38,12 @@ def bytes_per_second(folder: Path) -> float:
     identity = load_identity(own.certificate, own.key, own.ca, Role.DATA_OWNER)
     command = [sys.executable, "-m", "benchmarks.wire_rate"]
     command += [str(theirs.certificate), str(theirs.key), str(theirs.ca)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        if process.stdin is None or process.stdout is None:
-            raise ValueError("the process was started without pipes")
-        try:
-            line = process.stdout.readline()
-            if not line:
-                raise BenchmarkError("the process that measures the transport did not start")
-            address = f"127.0.0.1:{json.loads(line)['port']}"
-            with Peer(Role.MODEL_OWNER, address, identity) as peer:
-                channel = peer.open(_METHOD)
-                fastest = min(_there_and_back(channel) for _ in range(_REPEATS))
-                channel.close()
-        finally:
-            process.stdin.close()
+    with announced(command, "the process that measures the transport") as said:
+        address = f"127.0.0.1:{said['port']}"
+        with Peer(Role.MODEL_OWNER, address, identity) as peer:
+            channel = peer.open(_METHOD)
+            fastest = min(_there_and_back(channel) for _ in range(_REPEATS))
+            channel.close()
     return 2 * _FRAMES * BLOCK_BYTES / fastest
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.case import Case, Inputs, Tell, spread
+from benchmarks.case import Case, Inputs, Tell
+from benchmarks.engines import peer
 from benchmarks.errors import NotAvailableError
 from benchmarks.family import run_watched
-from benchmarks.network import LOOPBACK
 from benchmarks.record import Part
 from radiopaque.engine.crypten.process import check_installed
 from radiopaque.errors import ConfigError
@@ -28,44 +28,23 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
         check_installed()
     except ConfigError as error:
         raise NotAvailableError(str(error)) from None
-    if case.device != "cpu":
-        raise NotAvailableError("CrypTen is measured on the CPU alone")
-    if case.network != LOOPBACK:
-        raise NotAvailableError(
-            "its two processes connect on ports of their own choice, where no relay can stand"
-        )
-    if case.batch > 1 or case.concurrency > 1:
-        raise NotAvailableError("its state is global: one image at a time, one by one")
-    numbers = [0, *(number % len(inputs.images) for number in range(case.inferences))]
-    np.save(folder / "images.npy", inputs.images[numbers])
+    peer.check(
+        case,
+        "CrypTen",
+        "its two processes connect on ports of their own choice, where no relay can stand",
+        "its state is global: one image at a time, one by one",
+    )
+    numbers = peer.give_images(case, inputs, folder)
     tell(f"{case.inferences} inferences after a first one, in two processes")
     command = [sys.executable, "-m", "benchmarks.peers.crypten_stock", str(inputs.source.onnx)]
     command += ["--images", str(folder / "images.npy"), "--threads", str(case.threads)]
     watched = run_watched(command)
     report = json.loads(watched.output)
-    first, *runs = report["runs"]
-    answers = [(number, run["logits"]) for number, run in zip(numbers[1:], runs, strict=True)]
-    seconds = spread("online_seconds", [run["online_seconds"] for run in runs])
+    runs = report["runs"][1:]
     rounds = round(float(np.median([run["rounds"] for run in runs])))
-    result = {
-        **case.record(),
-        **seconds,
-        "offline_seconds_min": 0.0,
-        "offline_seconds_median": 0.0,
-        "offline_seconds_max": 0.0,
-        "call_seconds_median": seconds["online_seconds_median"],
+    more = {
         "dealing_seconds_median": float(np.median([run["dealing_seconds"] for run in runs])),
-        "cold_start_seconds": report["setup_seconds"],
-        "cold_online_seconds": first["online_seconds"],
-        "online_bytes": round(float(np.median([run["bytes"] for run in runs]))),
-        "offline_bytes": 0,
         "round_trips": rounds,
         "one_way_delays": rounds,
-        "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs])),
-        "peak_rss_bytes": watched.anonymous,
-        "resident_bytes": watched.resident,
-        "material_bytes": 0,
-        "images_per_second": len(runs) / sum(run["online_seconds"] for run in runs),
-        **inputs.fidelity(answers),
     }
-    return Part(result)
+    return peer.part(case, inputs, numbers, report, watched, more)

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.case import Case, Inputs, Tell, spread
+from benchmarks.case import Case, Inputs, Tell
+from benchmarks.engines import peer
 from benchmarks.errors import NotAvailableError
 from benchmarks.family import run_watched
 from benchmarks.models import cache_folder
-from benchmarks.network import LOOPBACK
 from benchmarks.peers import spu_parties
 from benchmarks.record import Part
 from radiopaque.graph.ir import Graph, Node
@@ -37,18 +37,15 @@ Weights = dict[str, NDArray[np.float32]]
 
 def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
     """See :class:`benchmarks.case.Engine`."""
-    if case.device != "cpu":
-        raise NotAvailableError("SPU is measured on the CPU alone")
-    if case.network != LOOPBACK:
-        raise NotAvailableError(
-            "its links among three parties are not relayed; measured on loopback"
-        )
-    if case.batch > 1 or case.concurrency > 1:
-        raise NotAvailableError("measured for one image at a time, one by one")
+    peer.check(
+        case,
+        "SPU",
+        "its links among three parties are not relayed; measured on loopback",
+        "measured for one image at a time, one by one",
+    )
     program, weights = translate(inputs.source.onnx)
     python = _environment(tell)
-    numbers = [0, *(number % len(inputs.images) for number in range(case.inferences))]
-    np.save(folder / "images.npy", inputs.images[numbers])
+    numbers = peer.give_images(case, inputs, folder)
     np.savez(folder / "weights.npz", **weights)  # type: ignore[arg-type]
     (folder / "program.json").write_text(json.dumps(program))
     tell(f"{case.inferences} inferences after a first one, in three processes")
@@ -56,29 +53,7 @@ def measure(case: Case, inputs: Inputs, folder: Path, tell: Tell) -> Part:
     # its own packages, not those of the environment that this runs in
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     watched = run_watched([*command, "--threads", str(case.threads)], environment)
-    report = json.loads(watched.output)
-    first, *runs = report["runs"]
-    seconds = spread("online_seconds", [run["online_seconds"] for run in runs])
-    answers = [(number, run["logits"]) for number, run in zip(numbers[1:], runs, strict=True)]
-    result = {
-        **case.record(),
-        **seconds,
-        "offline_seconds_min": 0.0,
-        "offline_seconds_median": 0.0,
-        "offline_seconds_max": 0.0,
-        "call_seconds_median": seconds["online_seconds_median"],
-        "cold_start_seconds": report["setup_seconds"],
-        "cold_online_seconds": first["online_seconds"],
-        "online_bytes": round(float(np.median([run["bytes"] for run in runs]))),
-        "offline_bytes": 0,
-        "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs])),
-        "peak_rss_bytes": watched.anonymous,
-        "resident_bytes": watched.resident,
-        "material_bytes": 0,
-        "images_per_second": len(runs) / sum(run["online_seconds"] for run in runs),
-        **inputs.fidelity(answers),
-    }
-    return Part(result)
+    return peer.part(case, inputs, numbers, json.loads(watched.output), watched, {})
 
 
 def _environment(tell: Tell) -> Path:

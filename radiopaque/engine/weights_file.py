@@ -8,10 +8,11 @@ plan order (little-endian ring words, row-major), SHA-256 of all that (32).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +30,7 @@ PLAN_FILE = "plan.pb"
 WEIGHTS_FILE = "weights.bin"
 _DIGEST_BYTES = 32
 _HEADER_BYTES = len(MAGIC) + _DIGEST_BYTES + ID_BYTES + KEY_BYTES
+_Plan = TypeVar("_Plan")
 
 
 @dataclass(frozen=True)
@@ -56,26 +58,9 @@ def read_compiled(directory: Path) -> CompiledModel:
 
     Raises WeightsFileError or PlanError for files that are missing, cut, or do not belong together.
     """
-    plan_bytes = read_limited(directory / PLAN_FILE, MAX_PLAN_BYTES)
-    try:
-        plan = decode_plan(plan_bytes)
-    except PlanError as error:
-        raise PlanError(f"{directory / PLAN_FILE}: {error}") from error
-    expected = _file_size(plan)
-    data = read_limited(directory / WEIGHTS_FILE, expected)
-    if len(data) != expected or not data.startswith(MAGIC):
-        raise WeightsFileError(
-            f"{directory / WEIGHTS_FILE} has {len(data)} bytes, this plan takes {expected}; "
-            "compile the model again"
-        )
-    body, stated = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-    if hashlib.sha256(body).digest() != stated:
-        raise WeightsFileError(f"{directory / WEIGHTS_FILE} is damaged; compile the model again")
-    position = len(MAGIC)
-    digest = body[position : position + _DIGEST_BYTES]
-    if digest != plan_digest(plan_bytes):
-        raise PlanDigestError(f"the plan and the weights in {directory} belong to different models")
-    position += _DIGEST_BYTES
+    plan, plan_bytes, body = read_folder(directory, decode_plan, MAGIC, _file_size)
+    digest = plan_digest(plan_bytes)
+    position = len(MAGIC) + _DIGEST_BYTES
     artefact = body[position : position + ID_BYTES]
     key_b = SecretKey(body[position + ID_BYTES : _HEADER_BYTES])
     words = np.frombuffer(body, ring_dtype(plan.ring_bits).newbyteorder("<"), offset=_HEADER_BYTES)
@@ -125,6 +110,33 @@ def _split(
         arrays[gate] = piece.astype(ring_dtype(plan.ring_bits)).reshape(shape)
         start += size
     return arrays, start
+
+
+def read_folder(
+    directory: Path, decode: Callable[[bytes], _Plan], magic: bytes, size: Callable[[_Plan], int]
+) -> tuple[_Plan, bytes, bytes]:
+    """A compiled folder's plan, its bytes, and the weights file up to its digest.
+
+    The weights file begins with ``magic`` and the plan's digest and has ``size`` bytes, with a
+    SHA-256 of everything before at its end. Raises WeightsFileError, PlanError or PlanDigestError.
+    """
+    plan_bytes = read_limited(directory / PLAN_FILE, MAX_PLAN_BYTES)
+    try:
+        plan = decode(plan_bytes)
+    except PlanError as error:
+        raise PlanError(f"{directory / PLAN_FILE}: {error}") from error
+    path, expected = directory / WEIGHTS_FILE, size(plan)
+    data = read_limited(path, expected)
+    if len(data) != expected or not data.startswith(magic):
+        raise WeightsFileError(
+            f"{path} has {len(data)} bytes, this plan takes {expected}; compile the model again"
+        )
+    body, stated = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != stated:
+        raise WeightsFileError(f"{path} is damaged; compile the model again")
+    if body[len(magic) : len(magic) + _DIGEST_BYTES] != plan_digest(plan_bytes):
+        raise PlanDigestError(f"the plan and the weights in {directory} belong to different models")
+    return plan, plan_bytes, body
 
 
 def read_limited(path: Path, limit: int) -> bytes:

@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 from radiopaque.engine.artefact import ArtefactId, ArtefactKey
 from radiopaque.engine.crypten.encoding import decode_plan, encode_plan
 from radiopaque.engine.crypten.plan import CryptenPlan
-from radiopaque.engine.weights_file import PLAN_FILE, WEIGHTS_FILE, read_limited
-from radiopaque.errors import PlanDigestError, PlanError, WeightsFileError
+from radiopaque.engine.weights_file import PLAN_FILE, WEIGHTS_FILE, read_folder
 from radiopaque.files import write_atomically
 from radiopaque.graph.plan import plan_digest
 from radiopaque.prg import ID_BYTES, KEY_BYTES, SecretKey, new_id
-from radiopaque.wire.plans import MAX_PLAN_BYTES
 
 MAGIC: Final = b"RPQCRY01"
 _DIGEST_BYTES: Final = 32
@@ -78,29 +76,17 @@ def read_compiled(directory: Path) -> StoredCrypten:
 
     Raises WeightsFileError or PlanError for files that are missing, cut, or do not belong together.
     """
-    encoded = read_limited(directory / PLAN_FILE, MAX_PLAN_BYTES)
-    try:
-        plan = decode_plan(encoded)
-    except PlanError as error:
-        raise PlanError(f"{directory / PLAN_FILE}: {error}") from error
-    shapes = [shape for _, shape in plan.program.constant_shapes()]
-    expected = _HEADER_BYTES + _FLOAT_BYTES * sum(map(prod, shapes)) + _DIGEST_BYTES
-    path = directory / WEIGHTS_FILE
-    data = read_limited(path, expected)
-    if len(data) != expected or not data.startswith(MAGIC):
-        raise WeightsFileError(
-            f"{path} has {len(data)} bytes, this plan takes {expected}; compile the model again"
-        )
-    body, stated = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-    if hashlib.sha256(body).digest() != stated:
-        raise WeightsFileError(f"{path} is damaged; compile the model again")
-    digest = body[len(MAGIC) : len(MAGIC) + _DIGEST_BYTES]
-    if digest != plan_digest(encoded):
-        raise PlanDigestError(f"the plan and the weights in {directory} belong to different models")
-    artefact = ArtefactId(digest, body[len(MAGIC) + _DIGEST_BYTES : _HEADER_BYTES])
+    plan, encoded, body = read_folder(directory, decode_plan, MAGIC, _file_size)
+    header = len(MAGIC) + _DIGEST_BYTES
+    artefact = ArtefactId(plan_digest(encoded), body[header:_HEADER_BYTES])
     floats = np.frombuffer(body, "<f4", offset=_HEADER_BYTES)
     arrays = []
-    for shape in shapes:
+    for _, shape in plan.program.constant_shapes():
         arrays.append(floats[: prod(shape)].reshape(shape))
         floats = floats[prod(shape) :]
     return StoredCrypten(plan, encoded, tuple(arrays), artefact)
+
+
+def _file_size(plan: CryptenPlan) -> int:
+    floats = sum(prod(shape) for _, shape in plan.program.constant_shapes())
+    return _HEADER_BYTES + _FLOAT_BYTES * floats + _DIGEST_BYTES
