@@ -155,13 +155,17 @@ def _one_layer(gate: Relu, ring_bits: int) -> Plan:
 
 def _own_seconds(spans: Sequence[Span], activity: str) -> float:
     """A party's time at the Relu, less what it spent sending and waiting there."""
-    (own,) = [span for span in spans if (span.activity, span.gate) == (activity, _RELU)]
+    own = [span for span in spans if (span.activity, span.gate) == (activity, _RELU)]
     inner = [
         span
         for span in spans
-        if (span.thread, span.gate) == (own.thread, _RELU) and span.activity in ("send", "wait")
+        if (span.thread, span.gate) == (own[0].thread, _RELU) and span.activity in ("send", "wait")
     ]
-    return (own.end - own.begin - sum(span.end - span.begin for span in inner)) / 1e9
+    return (_sum(own) - _sum(inner)) / 1e9
+
+
+def _sum(spans: Sequence[Span]) -> int:
+    return sum(span.end - span.begin for span in spans)
 
 
 def _timed(function: Callable[[], object]) -> float:

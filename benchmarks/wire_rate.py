@@ -20,7 +20,7 @@ from radiopaque.errors import ConnectionLostError, ProtocolError
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.grpc_client import SERVICES, Peer
 from radiopaque.transport.grpc_server import Call, Handler, Server
-from radiopaque.transport.link import BLOCK_BYTES
+from radiopaque.graph.bands import BLOCK_BYTES
 from radiopaque.wire.frames import SESSION_BYTES, Frame, Kind
 
 _METHOD = "Infer"

@@ -19,8 +19,15 @@ from radiopaque.engine.material import expected_state_bytes, region_frames
 from radiopaque.engine.window import WINDOW_BYTES, Pending, Window
 from radiopaque.errors import SessionStateError, TensorError
 from radiopaque.gates import halves, sites
-from radiopaque.gates.base import Answering, DeviceStreams, Preparing, Raw, Site
-from radiopaque.gates.relu import fresh_mask
+from radiopaque.gates.base import (
+    Answering,
+    DeviceStreams,
+    Preparing,
+    Raw,
+    Site,
+    fresh_mask,
+)
+from radiopaque.gates.schedule import schedule
 from radiopaque.graph.plan import FRESH_GATES, Plan
 from radiopaque.kernels.cpu import CPU
 from radiopaque.kernels.device import Array, Device
@@ -129,6 +136,7 @@ class DataOwnerRun:
         device: Device = CPU,
     ) -> None:
         self._plan = plan
+        self._events = schedule(plan).data_owner
         self._device = device
         self._session = key.session
         self._spent = False
@@ -157,12 +165,15 @@ class DataOwnerRun:
         device = self._device
         context = Answering(Link(channel, self._session), device.upload(encoded), device)
         with self._window:
-            for site in sites(self._plan):
+            for event in self._events:
+                site = event.site
                 state = self._window.take(site.number)
                 with recorder.span("answer", site.number):
-                    halves(site.step.gate).answer(context, site, state)
+                    halves(site.step.gate).answer(context, site, state, event.band, event.stage)
                 # before the next one is waited for
                 del state
+                if event.last_answer:
+                    self._window.free(site.number)
         if context.result is None:
             raise TypeError("the plan has no output gate")
         return decode(context.result, self._plan.output_step.scale)

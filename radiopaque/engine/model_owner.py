@@ -11,11 +11,13 @@ import numpy as np
 
 from radiopaque.engine.artefact import ArtefactId
 from radiopaque.engine.material import expected_state_bytes, region_size
+from radiopaque.engine.values import Values, Wiring
 from radiopaque.engine.window import WINDOW_BYTES, Pending, Window
 from radiopaque.errors import SessionStateError, StoreError
 from radiopaque.gates import halves, sites
 from radiopaque.gates.base import DeviceStreams, Evaluating, Raw, Site
 from radiopaque.gates.linear_maps import LinearMap, linear_maps
+from radiopaque.gates.schedule import Event, schedule
 from radiopaque.graph.plan import Plan
 from radiopaque.graph.weights import Weights
 from radiopaque.kernels.cpu import CPU
@@ -34,6 +36,8 @@ class Model:
 
     def __init__(self, plan: Plan, weights: Weights, device: Device = CPU) -> None:
         self.plan = plan
+        self.schedule = schedule(plan)
+        self.wiring = Wiring(plan)
         self.device = device
         self.maps: Mapping[int, LinearMap] = linear_maps(plan, weights.linear, device)
         self.constants: Mapping[int, Array] = {
@@ -96,23 +100,31 @@ class ModelOwnerRun:
         if self._spent:
             raise SessionStateError("this session was already served; prepare another session")
         self._spent = True
-        model, plan = self._model, self._model.plan
+        model, window = self._model, self._window
         link = Link(channel, self._session)
         context = Evaluating(link, model.maps, model.constants, model.device)
-        values: dict[int, Array] = {}
-        freed = plan.last_uses()
-        with self._window:
-            for site in sites(plan):
-                state = self._window.take(site.number)
-                with recorder.span("evaluate", site.number):
-                    inputs = [values[i] for i in site.step.inputs]
-                    values[site.number] = halves(site.step.gate).evaluate(
-                        context, site, state, inputs
-                    )
-                # before the next one is waited for
-                del state, inputs
-                for value in freed[site.number]:
-                    del values[value]
+        values = Values(model.wiring, context, window.take, window.free)
+        with window:
+            for event in model.schedule.model_owner:
+                _turn(context, values, window.take(event.site.number), event)
+                if event.last_opening:
+                    values.read(event.site)
+                if event.last:
+                    window.free(event.site.number)
+
+
+def _turn(context: Evaluating, values: Values, state: Any, event: Event) -> None:
+    site, band, stage = event
+    half = halves(site.step.gate)
+    if stage == 0:
+        value = values.rows(site.step.inputs[0], band.rows)
+        with recorder.span("evaluate", site.number):
+            half.open(context, site, state, band, value)
+        return
+    with recorder.span("evaluate", site.number):
+        words = half.proceed(context, site, state, band, stage)
+        if words is not None:
+            values.put(site, band, words)
 
 
 def _loading(

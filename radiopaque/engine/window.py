@@ -1,16 +1,16 @@
 """What a session needs before its image, loaded gate by gate, at most a window ahead of the walk.
 
 A party's online walk goes through the plan once, and each gate needs its stored material and
-expanded streams (its *state*) once, in plan order. States are loaded in that order, as many as fit
-into the window before the image is there; a thread loads the rest, each as soon as there is room.
-So memory is bounded by the window or the largest gate, whichever is larger, and not by the depth of
-the network, and a network that fits costs no online time.
+expanded streams (its *state*) from its first band to its last; a few neighbouring gates at a time.
+States are loaded in plan order, as many as fit into the window before the image is there; a thread
+loads the rest, each as soon as there is room, or is needed. So memory is bounded by the window and
+the gates that are under way, not by the depth of the network, and a network that fits costs no
+online time.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import fields, is_dataclass
 from types import TracebackType
@@ -42,12 +42,12 @@ class Window:
 
     def __init__(self, gates: Generator[Pending], window_bytes: int) -> None:
         self.peak_bytes = 0
-        """Most bytes of states that were loaded at once, the one in use included."""
+        """Most bytes of states that were loaded at once, those in use included."""
         self._gates = gates
         self._size = window_bytes
-        self._loaded: deque[tuple[int, Any, int]] = deque()
+        self._loaded: dict[int, tuple[Any, int]] = {}
         self._held = 0
-        self._in_use = 0
+        self._wanted = False
         self._closed = False
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
@@ -66,24 +66,35 @@ class Window:
             raise
 
     def take(self, gate: int) -> Any:
-        """The state of ``gate``, the next one in the plan; None where it has none.
+        """The state of a gate, None where it has none; the same until it is freed.
 
-        The state before it counts as freed. Raises what loading this one has raised, and
-        SessionStateError when the window is closed.
+        Raises what loading it has raised, and SessionStateError when the window is closed.
         """
+        found = self._loaded.get(gate)
+        if found is None:
+            found = self._wait(gate)
+        return found[0]
+
+    def free(self, gate: int) -> None:
+        """The state of a gate that was taken is not needed any more."""
         with self._changed:
-            self._held -= self._in_use
-            self._in_use = 0
+            # closing frees everything, perhaps in another thread
+            _, size = self._loaded.pop(gate, (None, 0))
+            self._held -= size
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._loaded or self._next is None)
-            if not self._loaded:
-                raise self._failure or SessionStateError(
-                    "the material of this session is not there any more; prepare another session"
-                )
-            number, state, self._in_use = self._loaded.popleft()
-        if number != gate:
-            raise ValueError(f"gate {number} is next, not {gate}")
-        return state
+
+    def _wait(self, gate: int) -> tuple[Any, int]:
+        with self._changed:
+            self._wanted = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: gate in self._loaded or self._next is None)
+            self._wanted = False
+            found = self._loaded.get(gate)
+        if found is None:
+            raise self._failure or SessionStateError(
+                "the material of this session is not there any more; prepare another session"
+            )
+        return found
 
     def close(self) -> None:
         """Free what was not taken and end the thread, which finishes the gate that it is at."""
@@ -124,8 +135,9 @@ class Window:
             return not self._closed
 
     def _fits(self, pending: Pending) -> bool:
-        """Beside the others; a gate that is larger than the window is loaded alone."""
-        return self._held == 0 or self._held + pending.expected_bytes <= self._size
+        """Beside the others; or larger than the window and alone, or waited for."""
+        alone = self._held == 0 or self._wanted
+        return alone or self._held + pending.expected_bytes <= self._size
 
     def _load(self, pending: Pending) -> None:
         # the state has no name here: it would live on while the next gate waits for room
@@ -135,7 +147,7 @@ class Window:
     def _add(self, gate: int, state: Any) -> None:
         size = state_bytes(state)
         with self._changed:
-            self._loaded.append((gate, state, size))
+            self._loaded[gate] = state, size
             self._held += size
             self.peak_bytes = max(self.peak_bytes, self._held)
             self._changed.notify_all()

@@ -31,9 +31,12 @@ from radiopaque.gates.base import (
     Prepared,
     Preparing,
     Raw,
+    Reach,
     Site,
+    fresh_mask,
+    fresh_words,
 )
-from radiopaque.gates.relu import fresh_mask
+from radiopaque.graph.bands import Band, Rows
 from radiopaque.graph.plan import Output
 from radiopaque.kernels.bits import packed_size, unpack
 from radiopaque.kernels.device import Array
@@ -43,6 +46,8 @@ from radiopaque.wire.frames import Kind
 
 class InputGate(Gate):
     """The image enters as x - A."""
+
+    replies = 1
 
     def cost(self, site: Site) -> GateCost:
         return GateCost(to_model_owner_bytes=site.step.size * site.dtype.itemsize)
@@ -54,33 +59,39 @@ class InputGate(Gate):
         return Prepared(fresh_mask(context.streams, site))
 
     def load_answer(self, streams: DeviceStreams, site: Site, output_mask: RingArray) -> Array:
-        return fresh_mask(streams, site)
+        return fresh_words(streams, site)
 
-    def answer(self, context: Answering, site: Site, state: Array) -> None:
-        masked = (context.image - state).reshape(-1)
-        for block, piece in site.blocks():
-            message = context.device.download(masked[piece]).view(np.uint8)
+    def answer(
+        self, context: Answering, site: Site, state: Array, band: Band, stage: int
+    ) -> None:
+        device, image = context.device, context.image
+        part = image if band.rows is None else image[band.rows.index]
+        masked = device.contiguous(part).reshape(-1) - state[band.start : band.stop]
+        for block, piece in band.blocks:
+            message = device.download(masked[band.local(piece)]).view(np.uint8)
             context.link.send(site.number, Kind.IMAGE, block, message)
 
-    def evaluate(
-        self, context: Evaluating, site: Site, state: Any, values: Sequence[Array]
+    def proceed(
+        self, context: Evaluating, site: Site, state: Any, band: Band, stage: int
     ) -> Array:
         device = context.device
-        out = device.empty(site.step.size, site.dtype)
-        for block, piece in site.blocks():
+        out = device.empty(band.size, site.dtype)
+        for block, piece in band.blocks:
             length = piece.stop - piece.start
-            out[piece] = device.upload(
+            out[band.local(piece)] = device.upload(
                 context.link.receive_words(site.number, Kind.IMAGE, block, length, site.dtype)
             )
-        return out.reshape(site.step.shape)
+        return out
 
 
 class OutputGate(Gate):
     """The result leaves as some bits of h."""
 
+    replies = 0
+
     def cost(self, site: Site) -> GateCost:
         bits = _output(site).bits
-        size = sum(packed_size(piece.stop - piece.start, bits) for _, piece in site.blocks())
+        size = sum(packed_size(block, bits) for block in site.block_sizes())
         return GateCost(to_data_owner_bytes=size, round_trips=1)
 
     def deal(self, context: Dealing, site: Site, masks: Sequence[Array | None]) -> Dealt:
@@ -90,34 +101,42 @@ class OutputGate(Gate):
         return Prepared(masks[0])
 
     def load_answer(self, streams: DeviceStreams, site: Site, output_mask: RingArray) -> RingArray:
-        return output_mask.reshape(-1)
+        return output_mask
 
-    def answer(self, context: Answering, site: Site, state: RingArray) -> None:
+    def answer(
+        self, context: Answering, site: Site, state: RingArray, band: Band, stage: int
+    ) -> None:
         gate = _output(site)
-        stored = np.empty(site.step.size, np.int64)
+        if context.result is None:
+            context.result = np.empty(site.step.shape, np.int64)
+        here = ... if band.rows is None else band.rows.index
+        mask = state[here].reshape(-1).astype(np.uint64)
+        stored = np.empty(band.size, np.int64)
         half = np.uint64(1 << gate.position >> 1)
-        for block, piece in site.blocks():
-            length = piece.stop - piece.start
+        for block, piece in band.blocks:
+            length, own = piece.stop - piece.start, band.local(piece)
             size = packed_size(length, gate.bits)
             data = context.link.receive(site.number, Kind.RESULT, block, size)
             top = unpack(data, length, gate.bits, np.dtype(np.uint64))
-            value = (top << np.uint64(gate.position)) + half + state[piece].astype(np.uint64)
-            stored[piece] = signed(value, gate.position + gate.bits)
-        context.result = stored.reshape(site.step.shape)
+            value = (top << np.uint64(gate.position)) + half + mask[own]
+            stored[own] = signed(value, gate.position + gate.bits)
+        context.result[here] = stored.reshape(context.result[here].shape)
 
-    def evaluate(
-        self, context: Evaluating, site: Site, state: Any, values: Sequence[Array]
-    ) -> Array:
+    def open(
+        self, context: Evaluating, site: Site, state: Any, band: Band, value: Array
+    ) -> None:
         gate, device = _output(site), context.device
-        h = values[0].reshape(-1)
-        for block, piece in site.blocks():
-            message = device.pack(device.shifted(h[piece], gate.position), gate.bits)
-            context.link.send(site.number, Kind.RESULT, block, message)
-        return values[0]
+        h = device.contiguous(value).reshape(-1)
+        for block, piece in band.blocks:
+            top = device.shifted(h[band.local(piece)], gate.position)
+            context.link.send(site.number, Kind.RESULT, block, device.pack(top, gate.bits))
 
 
 class RemaskGate(Gate):
     """A derived mask is exchanged for a fresh one, offline."""
+
+    def reach(self, site: Site) -> Reach:
+        return Reach.ROWS
 
     def cost(self, site: Site) -> GateCost:
         return GateCost(offline_bytes=site.step.size * site.dtype.itemsize)
@@ -136,9 +155,14 @@ class RemaskGate(Gate):
         return streams.device.upload(offline.view(site.dtype).reshape(site.step.shape))
 
     def evaluate(
-        self, context: Evaluating, site: Site, state: Array, values: Sequence[Array]
+        self,
+        context: Evaluating,
+        site: Site,
+        state: Array,
+        values: Sequence[Array],
+        rows: Rows | None = None,
     ) -> Array:
-        return values[0] + state
+        return values[0] + (state if rows is None else state[rows.index])
 
 
 def _output(site: Site) -> Output:

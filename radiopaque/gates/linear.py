@@ -31,9 +31,11 @@ from radiopaque.gates.base import (
     Prepared,
     Preparing,
     Raw,
+    Reach,
     Site,
 )
-from radiopaque.graph.plan import Convolution, MatrixProduct
+from radiopaque.graph.bands import Rows
+from radiopaque.graph.plan import Convolution, MatrixProduct, WindowSum
 from radiopaque.kernels.device import Array
 
 
@@ -45,6 +47,15 @@ class LinearGate(Gate):
             correction_bytes=site.step.size * site.dtype.itemsize,
             multiply_adds=_multiply_adds(site),
         )
+
+    def reach(self, site: Site) -> Reach:
+        return Reach.WINDOWS if isinstance(site.step.gate, Convolution) else Reach.ROWS
+
+    def rows_needed(self, site: Site, bottom: int) -> int:
+        gate = site.step.gate
+        if not isinstance(gate, Convolution):
+            raise TypeError(f"{type(gate).__name__} has no windows")
+        return window_bottom(gate, bottom)
 
     def deal(self, context: Dealing, site: Site, masks: Sequence[Array | None]) -> Dealt:
         mask = masks[0]
@@ -68,11 +79,22 @@ class LinearGate(Gate):
         return streams.device.upload(corrections.view(site.dtype).reshape(site.step.shape))
 
     def evaluate(
-        self, context: Evaluating, site: Site, state: Array, values: Sequence[Array]
+        self,
+        context: Evaluating,
+        site: Site,
+        state: Array,
+        values: Sequence[Array],
+        rows: Rows | None = None,
     ) -> Array:
-        product = context.maps[site.number](values[0])
-        product += state
+        product = context.maps[site.number](values[0], rows)
+        product += state if rows is None else state[rows.index]
         return product
+
+
+def window_bottom(gate: Convolution | WindowSum, bottom: int) -> int:
+    """Where the windows of the first ``bottom`` rows end, in rows of the image."""
+    reach = (gate.kernel[0] - 1) * gate.dilations[0] + 1
+    return (bottom - 1) * gate.strides[0] + reach - gate.pads[0]
 
 
 def _share(streams: DeviceStreams, site: Site) -> Array:

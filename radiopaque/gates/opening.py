@@ -27,7 +27,8 @@ def delta_bytes(site: Site, opened_bits: int) -> int:
 
 def delta_message(streams: DeviceStreams, site: Site, mask: Array, opened_bits: int) -> Raw:
     """Data owner: delta = m + r_D mod 2**opened_bits, packed."""
-    return streams.device.pack(mask.reshape(-1) + opening_mask(streams, site), opened_bits)
+    masked = site.in_bands(streams.device, mask) + opening_mask(streams, site)
+    return streams.device.pack(masked, opened_bits)
 
 
 def opening_offset(streams: DeviceStreams, site: Site, message: Raw, opened_bits: int) -> Array:

@@ -42,8 +42,11 @@ from radiopaque.gates.base import (
     Preparing,
     Raw,
     Site,
+    fresh_mask,
+    fresh_words,
 )
 from radiopaque.gates.opening import delta_bytes, delta_message, opening_mask, opening_offset
+from radiopaque.graph.bands import Band
 from radiopaque.graph.plan import Relu
 from radiopaque.kernels.bits import packed_size
 from radiopaque.kernels.device import Array, Device
@@ -138,6 +141,8 @@ class _DataOwnerState:
     mu: Array = field(repr=False)
     tables: _Tables
     mask: Array = field(repr=False)
+    kept: dict[int, tuple[Array, Array]] = field(default_factory=dict, repr=False)
+    """Of a band between its messages: the opening, own bits of the decision."""
 
 
 @dataclass(frozen=True)
@@ -145,18 +150,21 @@ class _ModelOwnerState:
     offset: Array = field(repr=False)
     mu: Array = field(repr=False)
     tables: _Tables
+    kept: dict[int, tuple[Array, Array]] = field(default_factory=dict, repr=False)
+    """Of a band between its messages: masked words, opened bits of the decision."""
 
 
 class ReluGate(Gate):
     """max(y, 0) >> s. See the module's text."""
 
+    replies = 2
+
     def cost(self, site: Site) -> GateCost:
         window = Window.of(site)
         size = site.step.size
         word = site.dtype.itemsize
-        blocks = [piece.stop - piece.start for _, piece in site.blocks()]
-        selection = sum(packed_size(length, window.selection_bits) for length in blocks)
-        decision = sum(packed_size(length, 1) for length in blocks)
+        selection = sum(packed_size(size, window.selection_bits) for size in site.block_sizes())
+        decision = sum(packed_size(size, 1) for size in site.block_sizes())
         return GateCost(
             correction_bytes=_table_bytes(site, window),
             offline_bytes=delta_bytes(site, window.opened_bits),
@@ -198,42 +206,58 @@ class ReluGate(Gate):
         return _DataOwnerState(
             _selection_mask(streams, site),
             _Tables.expand(streams, site, window, region),
-            fresh_mask(streams, site).reshape(-1),
+            fresh_words(streams, site),
         )
 
-    def answer(self, context: Answering, site: Site, state: _DataOwnerState) -> None:
-        window, link, tables = Window.of(site), context.link, state.tables
-        device = context.device
-        masked = device.empty(site.step.size, window.word_dtype)
-        own = device.empty(site.step.size, np.uint8)
-        for block, piece in site.blocks():
-            length = piece.stop - piece.start
-            # 1, 2: the opening comes in, the selection goes out
+    def answer(
+        self, context: Answering, site: Site, state: _DataOwnerState, band: Band, stage: int
+    ) -> None:
+        if stage == 0:
+            self._select(context, site, state, band)
+        else:
+            self._rerandomise(context, site, state, band)
+
+    def _select(
+        self, context: Answering, site: Site, state: _DataOwnerState, band: Band
+    ) -> None:
+        """Messages 1, 2: the opening comes in, the selection goes out."""
+        window, link, device = Window.of(site), context.link, context.device
+        masked = device.empty(band.size, window.word_dtype)
+        own = device.empty(band.size, np.uint8)
+        for block, piece in band.blocks:
+            length, here = piece.stop - piece.start, band.local(piece)
             opening = link.receive(site.number, Kind.OPENING, block, length * window.opening_bytes)
             reply = device.empty(length, window.selection_dtype)
             device.select_comparison(
                 device.upload(opening.reshape(window.opening_bytes, length)),
                 state.mu,
-                tables.level1,
-                tables.level2,
+                state.tables.level1,
+                state.tables.level2,
                 piece.start,
                 window.compared_bits,
-                masked,
-                own,
+                masked[here],
+                own[here],
                 reply,
             )
             message = device.pack(reply, window.selection_bits)
             link.send(site.number, Kind.SELECTION, block, message)
-        for block, piece in site.blocks():
-            # 3, 4: the model owner's bit of the decision comes in, the rerandomised share goes out
-            length = piece.stop - piece.start
+        state.kept[band.number] = masked, own
+
+    def _rerandomise(
+        self, context: Answering, site: Site, state: _DataOwnerState, band: Band
+    ) -> None:
+        """Messages 3, 4: the other bit of the decision comes in, a share of z goes out."""
+        window, link, device = Window.of(site), context.link, context.device
+        masked, own = state.kept.pop(band.number)
+        for block, piece in band.blocks:
+            length, here = piece.stop - piece.start, band.local(piece)
             data = link.receive(site.number, Kind.DECISION, block, packed_size(length, 1))
-            decision = device.unpack(data, length, 1, np.dtype(np.uint8)) ^ own[piece]
+            decision = device.unpack(data, length, 1, np.dtype(np.uint8)) ^ own[here]
             share = device.empty(length, site.dtype)
             device.finish_comparison(
-                masked,
+                masked[here],
                 decision,
-                tables.products,
+                state.tables.products,
                 state.mask[piece],
                 piece.start,
                 window.compared_bits,
@@ -252,73 +276,91 @@ class ReluGate(Gate):
             _Tables.of(device, site, window, device.upload(corrections)),
         )
 
-    def evaluate(
+    def open(
         self,
         context: Evaluating,
         site: Site,
         state: _ModelOwnerState,
-        values: Sequence[Array],
-    ) -> Array:
-        window, link, tables = Window.of(site), context.link, state.tables
-        device, size = context.device, site.step.size
-        h = values[0].reshape(-1)
-        masked = device.empty(size, window.word_dtype)
-        opened = device.empty(size, np.uint8)
-        out = device.empty(size, site.dtype)
-        for block, piece in site.blocks():
-            # 1: open alpha, send own level-1 bits
+        band: Band,
+        value: Array,
+    ) -> None:
+        """Message 1: open alpha, send own level-1 bits."""
+        window, device = Window.of(site), context.device
+        h = device.contiguous(value).reshape(-1)
+        masked = device.empty(band.size, window.word_dtype)
+        for block, piece in band.blocks:
+            here = band.local(piece)
             opening = device.empty((window.opening_bytes, piece.stop - piece.start), np.uint8)
             device.open_comparison(
-                h,
+                h[here],
                 state.offset,
                 state.mu,
-                tables.level1,
+                state.tables.level1,
                 piece.start,
                 window.opened_bits,
                 window.shift,
-                masked,
+                masked[here],
                 opening,
             )
             message = device.download(opening.reshape(-1))
-            link.send(site.number, Kind.OPENING, block, message)
-        for block, piece in site.blocks():
-            # 2, 3: the data owner's selection comes in, own bit of the decision goes out
-            length = piece.stop - piece.start
+            context.link.send(site.number, Kind.OPENING, block, message)
+        state.kept[band.number] = masked, device.empty(band.size, np.uint8)
+
+    def proceed(
+        self, context: Evaluating, site: Site, state: _ModelOwnerState, band: Band, stage: int
+    ) -> Array | None:
+        if stage == 1:
+            self._decide(context, site, state, band)
+            return None
+        return self._finish(context, site, state, band)
+
+    def _decide(
+        self, context: Evaluating, site: Site, state: _ModelOwnerState, band: Band
+    ) -> None:
+        """Messages 2, 3: the selection comes in, own bit of the decision goes out."""
+        window, link, device = Window.of(site), context.link, context.device
+        masked, opened = state.kept[band.number]
+        for block, piece in band.blocks:
+            length, here = piece.stop - piece.start, band.local(piece)
             data = link.receive(
                 site.number, Kind.SELECTION, block, packed_size(length, window.selection_bits)
             )
             decision = device.empty(length, np.uint8)
             device.decide_comparison(
-                masked,
+                masked[here],
                 device.unpack(data, length, window.selection_bits, window.selection_dtype),
-                tables.level2,
+                state.tables.level2,
                 piece.start,
                 window.compared_bits,
                 window.index_bits,
                 decision,
-                opened,
+                opened[here],
             )
             link.send(site.number, Kind.DECISION, block, device.pack(decision, 1))
-        for block, piece in site.blocks():
-            # 4: own share of z plus the data owner's, less its fresh mask
-            length = piece.stop - piece.start
-            other = link.receive_words(site.number, Kind.RERANDOMISED, block, length, site.dtype)
+
+    def _finish(
+        self, context: Evaluating, site: Site, state: _ModelOwnerState, band: Band
+    ) -> Array:
+        """Message 4: own share of z plus the data owner's, less its fresh mask."""
+        window, device = Window.of(site), context.device
+        masked, opened = state.kept.pop(band.number)
+        out = device.empty(band.size, site.dtype)
+        for block, piece in band.blocks:
+            length, here = piece.stop - piece.start, band.local(piece)
+            other = context.link.receive_words(
+                site.number, Kind.RERANDOMISED, block, length, site.dtype
+            )
             device.finish_comparison(
-                masked,
-                opened[piece],
-                tables.products,
+                masked[here],
+                opened[here],
+                state.tables.products,
                 device.upload(other),
                 piece.start,
                 window.compared_bits,
                 True,
-                out[piece],
+                out[here],
             )
-        return out.reshape(site.step.shape)
-
-
-def fresh_mask(streams: DeviceStreams, site: Site) -> Array:
-    """A, the fresh mask of the gate's output, in its shape."""
-    return streams.words(site.number, "mask", site.step.shape, site.dtype)
+        return out
 
 
 def _selection_mask(streams: DeviceStreams, site: Site) -> Array:

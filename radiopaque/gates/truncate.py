@@ -32,9 +32,11 @@ from radiopaque.gates.base import (
     Preparing,
     Raw,
     Site,
+    fresh_mask,
+    fresh_words,
 )
 from radiopaque.gates.opening import delta_bytes, delta_message, opening_mask, opening_offset
-from radiopaque.gates.relu import fresh_mask
+from radiopaque.graph.bands import Band
 from radiopaque.graph.plan import Truncate
 from radiopaque.kernels.bits import packed_size
 from radiopaque.kernels.device import Array
@@ -54,10 +56,14 @@ class _DataOwnerState:
 class _ModelOwnerState:
     offset: Array = field(repr=False)
     products: Array = field(repr=False)
+    kept: dict[int, Array] = field(default_factory=dict, repr=False)
+    """Of a band between its messages: the own share of the truncated value."""
 
 
 class TruncateGate(Gate):
     """y >> s. See the module's text."""
+
+    replies = 1
 
     def cost(self, site: Site) -> GateCost:
         size, word = site.step.size, site.dtype.itemsize
@@ -65,9 +71,7 @@ class TruncateGate(Gate):
             correction_bytes=size * PRODUCTS * word,
             offline_bytes=delta_bytes(site, _gate(site).opened_bits),
             to_model_owner_bytes=size * word,
-            to_data_owner_bytes=sum(
-                packed_size(piece.stop - piece.start, 1) for _, piece in site.blocks()
-            ),
+            to_data_owner_bytes=sum(packed_size(block, 1) for block in site.block_sizes()),
             round_trips=1,
             truncations=size,
         )
@@ -91,11 +95,13 @@ class TruncateGate(Gate):
     def load_answer(
         self, streams: DeviceStreams, site: Site, output_mask: RingArray
     ) -> _DataOwnerState:
-        return _DataOwnerState(_products(streams, site), fresh_mask(streams, site).reshape(-1))
+        return _DataOwnerState(_products(streams, site), fresh_words(streams, site))
 
-    def answer(self, context: Answering, site: Site, state: _DataOwnerState) -> None:
+    def answer(
+        self, context: Answering, site: Site, state: _DataOwnerState, band: Band, stage: int
+    ) -> None:
         device = context.device
-        for block, piece in site.blocks():
+        for block, piece in band.blocks:
             length = piece.stop - piece.start
             data = context.link.receive(site.number, Kind.TOP_BIT, block, packed_size(length, 1))
             share = device.empty(length, site.dtype)
@@ -117,35 +123,43 @@ class TruncateGate(Gate):
             streams.device.upload(corrections.view(site.dtype).reshape(PRODUCTS, site.step.size)),
         )
 
-    def evaluate(
+    def open(
         self,
         context: Evaluating,
         site: Site,
         state: _ModelOwnerState,
-        values: Sequence[Array],
-    ) -> Array:
-        gate, link, device = _gate(site), context.link, context.device
-        h = values[0].reshape(-1)
-        out = device.empty(site.step.size, site.dtype)
-        for block, piece in site.blocks():
+        band: Band,
+        value: Array,
+    ) -> None:
+        gate, device = _gate(site), context.device
+        h = device.contiguous(value).reshape(-1)
+        share = device.empty(band.size, site.dtype)
+        for block, piece in band.blocks:
+            here = band.local(piece)
             top = device.empty(piece.stop - piece.start, np.uint8)
             device.open_truncation(
-                h,
+                h[here],
                 state.offset,
                 state.products,
                 piece.start,
                 gate.opened_bits,
                 gate.shift,
                 top,
-                out,
+                share[here],
             )
-            link.send(site.number, Kind.TOP_BIT, block, device.pack(top, 1))
-        for block, piece in site.blocks():
-            length = piece.stop - piece.start
-            out[piece] += device.upload(
-                link.receive_words(site.number, Kind.RERANDOMISED, block, length, site.dtype)
+            context.link.send(site.number, Kind.TOP_BIT, block, device.pack(top, 1))
+        state.kept[band.number] = share
+
+    def proceed(
+        self, context: Evaluating, site: Site, state: _ModelOwnerState, band: Band, stage: int
+    ) -> Array:
+        out = state.kept.pop(band.number)
+        for block, piece in band.blocks:
+            other = context.link.receive_words(
+                site.number, Kind.RERANDOMISED, block, piece.stop - piece.start, site.dtype
             )
-        return out.reshape(site.step.shape)
+            out[band.local(piece)] += context.device.upload(other)
+        return out
 
 
 def _gate(site: Site) -> Truncate:

@@ -11,8 +11,8 @@ compiler can use the machine's full vector width:
   lt_0, eq_0, lt_1, eq_1, ..., lt_last;
 * the opening message [bytes of a masked word, size] uint8: byte planes, lowest first.
 
-Where a block of a layer is computed, arrays of the whole layer come with ``first``, the place where
-the block begins; what is sent and received is the block's own.
+Where a block of a layer is computed, masks, tables and products are those of the whole layer and
+come with ``first``, the place where the block begins; everything else is the block's own.
 
 Each loop runs over a strip of elements that stays in the first-level cache, in unsigned 64-bit
 arithmetic; words are truncated when stored. No loop looks at a value to decide what to do next.
@@ -182,7 +182,7 @@ def open_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
     for start in range(0, size, _STRIP):
         stop = min(size, start + _STRIP)
         here, end = first + start, first + stop
-        word, own, add, bits = masked[here:end], h[here:end], offset[here:end], mu[here:end]
+        word, own, add, bits = masked[start:stop], h[start:stop], offset[here:end], mu[here:end]
         for i in range(word.size):
             alpha = ((_U(own[i]) + _U(add[i])) & opened_mask) >> s
             word[i] = alpha | ((_U(bits[i]) & index_mask) << up)
@@ -211,8 +211,8 @@ def select_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
     for start in range(0, size, _STRIP):
         stop = min(size, start + _STRIP)
         here, end = first + start, first + stop
-        opened, word = received[here:end], strip[: stop - start]
-        own, bits = decision[here:end], mu[here:end]
+        opened, word = received[start:stop], strip[: stop - start]
+        own, bits = decision[start:stop], mu[here:end]
         opened[:] = 0
         for byte in range(message.shape[0]):
             plane = message[byte, start:stop]
@@ -241,8 +241,8 @@ def decide_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
     size = reply.size
     for start in range(0, size, _STRIP):
         stop = min(size, start + _STRIP)
-        here, end = first + start, first + stop
-        word, answer, joint = masked[here:end], reply[start:stop], opened[here:end]
+        here = first + start
+        word, answer, joint = masked[start:stop], reply[start:stop], opened[start:stop]
         own, index = decision[start:stop], strip[: stop - start]
         for i in range(word.size):
             own[i] = np.uint8((_U(word[i]) >> top) & one)
@@ -266,9 +266,8 @@ def finish_comparison(  # type: ignore[no-untyped-def]  # pragma: no cover
     end = first + out.size
     p0, p1, p2 = products[0, first:end], products[1, first:end], products[2, first:end]
     p3, p4 = products[3, first:end], products[4, first:end]
-    word = masked[first:end]
     for i in range(out.size):
-        alpha = _U(word[i]) & alpha_mask
+        alpha = _U(masked[i]) & alpha_mask
         low = (alpha >> _U(n)) - one  # all ones where the top bit is 0
         d = _U(0) - _U(opened[i])  # all ones where d^ is 1
         u = _U(p1[i]) - (low & _U(p3[i]))
@@ -307,12 +306,12 @@ def open_truncation(  # type: ignore[no-untyped-def]  # pragma: no cover
     s, n = _U(shift), _U(opened_bits - 1 - shift)
     end = first + top.size
     p0, p1 = products[0, first:end], products[1, first:end]
-    own, add, result = h[first:end], offset[first:end], share[first:end]
+    add = offset[first:end]
     for i in range(top.size):
-        alpha = ((_U(own[i]) + _U(add[i]) + centre) & opened_mask) >> s
+        alpha = ((_U(h[i]) + _U(add[i]) + centre) & opened_mask) >> s
         a = alpha >> n
         top[i] = np.uint8(a)
-        result[i] = alpha - _U(p0[i]) + ((a - one) & _U(p1[i])) - (centre >> s)
+        share[i] = alpha - _U(p0[i]) + ((a - one) & _U(p1[i])) - (centre >> s)
 
 
 @compiled_loop

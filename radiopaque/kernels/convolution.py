@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from radiopaque.errors import TensorError
+from radiopaque.graph.bands import Rows
 from radiopaque.graph.plan import Convolution, WindowSum
 from radiopaque.kernels import linear_loops, tiles, window_loops
 from radiopaque.kernels.matmul import (
@@ -90,28 +91,31 @@ class PackedConvolution:
     def __repr__(self) -> str:
         return f"<PackedConvolution {list(self._shape)} {self._dtype}>"
 
-    def __call__(self, x: RingArray) -> RingArray:
+    def __call__(self, x: RingArray, rows: Rows | None = None) -> RingArray:
         """x [n, ci, h, w] to [n, co, oh, ow], same dtype; oh, ow as in ONNX's Conv.
 
+        With ``rows``, only those of the result; of x the rows in their windows are read.
         Raises TensorError for another dtype, number of channels or rank, and for an image that is
         smaller than one window or that padding makes too large.
         """
         spec = self._spec
         check_input_dtype(x, self._dtype)
         windows = windows_over(x.shape, spec, self._shape[1])
-        oh, ow = windows.oh, windows.ow
-        out = np.empty((x.shape[0], spec.out_channels, oh * ow), x.dtype)
-        image = kernel_view(x)
+        rows = rows or Rows(0, x.shape[0], 0, windows.oh)
+        image = kernel_view(x[rows.first : rows.last])
+        height, ow = rows.bottom - rows.top, windows.ow
+        out = np.empty((len(image), spec.out_channels, height * ow), x.dtype)
+        windows = windows._replace(top=windows.top - rows.top * windows.stride_y)
         multiply_adds = out.size * prod(self._shape[1:])
         self._workers.share(
-            oh, multiply_adds, lambda begin, end: self._convolve(image, out, windows, begin, end)
+            height, multiply_adds, lambda begin, end: self._convolve(image, out, windows, begin, end)
         )
-        return out.reshape(x.shape[0], spec.out_channels, oh, ow)
+        return out.reshape(len(image), spec.out_channels, height, ow)
 
     def _convolve(
         self, x: RingArray, out: RingArray, windows: Windows, begin: int, end: int
     ) -> None:
-        """Rows begin to end of the result, in bands."""
+        """Rows begin to end of the result, in pieces."""
         row = self._shape[1] * windows.phases_y * windows.phases_x * windows.width
         overlap = windows.rows - windows.oh
         height = max(LEAST_BAND_ROWS, BAND_BYTES // (row * x.itemsize) - overlap)
@@ -134,8 +138,8 @@ class PackedConvolution:
         linear_loops.convolve(x, self._weights, out, first, self._spec.groups, band, limbs)
 
 
-def window_sum(x: RingArray, spec: WindowSum) -> RingArray:
-    """Ring sums over windows of x [..., h, w], zero padded, as [..., oh, ow].
+def window_sum(x: RingArray, spec: WindowSum, rows: Rows | None = None) -> RingArray:
+    """Ring sums over windows of x [..., h, w], zero padded, as [..., oh, ow]; or some rows of it.
 
     Raises TensorError for a dtype other than uint32 and uint64, for fewer than two axes, and for
     an image that is smaller than one window.
@@ -145,6 +149,10 @@ def window_sum(x: RingArray, spec: WindowSum) -> RingArray:
     if x.ndim < 2:
         raise TensorError(f"input is {list(x.shape)}; a window sum takes [..., h, w]")
     windows = place_windows(spec, x.shape[-2], x.shape[-1])
+    if rows is not None:
+        x = x[rows.first : rows.last]
+        top = windows.top - rows.top * windows.stride_y
+        windows = windows._replace(oh=rows.bottom - rows.top, top=top)
     planes = prod(x.shape[:-2])
     out = np.zeros((planes, windows.oh, windows.ow), x.dtype)
     window_loops.add_window_sums(kernel_view(x.reshape(planes, *x.shape[-2:])), out, windows)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from radiopaque.graph.bands import Rows, some_rows
 from radiopaque.graph.plan import Convolution, Linear, MatrixProduct, WindowSum
 from radiopaque.kernels import bits, convolution
 from radiopaque.kernels import comparison as loops
@@ -82,8 +83,8 @@ class CpuDevice:
     def shifted(self, values: RingArray, places: int) -> RingArray:
         return values >> values.dtype.type(places)
 
-    def window_sum(self, values: RingArray, gate: WindowSum) -> RingArray:
-        return window_sum(values, gate)
+    def window_sum(self, values: RingArray, gate: WindowSum, rows: Rows | None = None) -> RingArray:
+        return window_sum(values, gate, rows)
 
     def warm_up(self, dtype: DTypeLike) -> None:
         convolution.warm_up(dtype)
@@ -198,8 +199,8 @@ class _Elementwise:
     def __init__(self, weights: RingArray) -> None:
         self._weights = weights
 
-    def __call__(self, x: RingArray) -> RingArray:
-        return x * self._weights
+    def __call__(self, x: RingArray, rows: Rows | None = None) -> RingArray:
+        return x * some_rows(self._weights, rows)
 
     def __repr__(self) -> str:
         return f"<elementwise map, weights {list(self._weights.shape)} {self._weights.dtype}>"

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from radiopaque.graph.bands import Rows
 from radiopaque.graph.plan import Linear, WindowSum
 from radiopaque.kernels.bits import Bytes
 from radiopaque.ring import RingArray
@@ -24,8 +25,19 @@ from radiopaque.ring import RingArray
 Array = Any
 """An array of a device: numpy's on the processor, a torch tensor elsewhere."""
 
-LinearMap = Callable[[Array], Array]
-"""x -> weights * x of one gate with secret weights, exact in the ring."""
+
+class LinearMap(Protocol):
+    """x -> weights * x of one gate with secret weights, exact in the ring."""
+
+    def __call__(self, x: Array, rows: Rows | None = None) -> Array:
+        """All of the output, or some rows of it.
+
+        Of these a convolution is given the whole input, of which it reads the rows that it needs,
+        every other map the same rows of the input.
+        """
+        ...
+
+
 
 Words = Callable[[NDArray[np.unsignedinteger] | None], NDArray[np.unsignedinteger]]
 """Writes a stream into an array in this process's memory, or makes one for it; returns it."""
@@ -110,8 +122,8 @@ class Device(Protocol):
         """Down by some bits; zeros come in at the top."""
         ...
 
-    def window_sum(self, values: Array, gate: WindowSum) -> Array:
-        """Sums over windows of the last two axes."""
+    def window_sum(self, values: Array, gate: WindowSum, rows: Rows | None = None) -> Array:
+        """Sums over windows of the last two axes; or some rows of them, of all values."""
         ...
 
     def warm_up(self, dtype: DTypeLike) -> None:

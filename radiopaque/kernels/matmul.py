@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radiopaque.errors import TensorError
+from radiopaque.graph.bands import Rows
 from radiopaque.kernels import linear_loops, tiles
 from radiopaque.kernels.workers import ALONE, Workers
 from radiopaque.ring import RingArray
@@ -44,8 +45,11 @@ class PackedMatrix:
     def __repr__(self) -> str:
         return f"<PackedMatrix {list(self._shape)} {self._dtype}>"
 
-    def __call__(self, x: RingArray) -> RingArray:
-        """x [..., k] to [..., n], same dtype. Raises TensorError for another dtype or k."""
+    def __call__(self, x: RingArray, rows: Rows | None = None) -> RingArray:
+        """x [..., k] to [..., n], same dtype. Raises TensorError for another dtype or k.
+
+        ``rows`` says which rows of a larger input x is; the product is the same for all.
+        """
         k, n = self._shape
         check_input_dtype(x, self._dtype)
         if x.ndim < 1 or x.shape[-1] != k:

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from radiopaque.certificates import Identity, Role
 from radiopaque.errors import ConnectionLostError, RadiopaqueError
 from radiopaque.transport.channel import DEFAULT_DEADLINE_SECONDS, Counters
+from radiopaque.transport.inbox import Inbox
 from radiopaque.transport.status import from_rpc_error
 from radiopaque.transport.tls import client_credentials, grpc
 from radiopaque.wire import frames, messages
@@ -206,6 +207,7 @@ class GrpcChannel:
         self._terminated = threading.Event()
         self._call = method(iter(self._outbox.get, None), timeout=deadline_seconds)
         # The sentinel ends gRPC's sending thread, which would otherwise wait in the queue for ever.
+        self._inbox = Inbox(lambda: next(self._call, None))
         self._call.add_done_callback(self._on_termination)
 
     def send(self, frame: Frame) -> None:
@@ -221,11 +223,11 @@ class GrpcChannel:
         if self._ended is not None:
             raise self._ended
         try:
-            data = next(self._call)
-        except StopIteration:
-            raise self._reason() from None
+            data = self._inbox.get()
         except grpc.RpcError:
             raise self._ended or self._reason() from None
+        if data is None:
+            raise self._reason()
         frame = frames.decode(data)
         self.counters.count_received_frame(frame, len(data))
         return frame
@@ -243,6 +245,7 @@ class GrpcChannel:
 
     def _on_termination(self, _: object) -> None:
         self._terminated.set()
+        self._inbox.let_go()
         self._outbox.put(None)
 
     def _reason(self) -> RadiopaqueError:

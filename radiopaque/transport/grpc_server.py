@@ -28,6 +28,7 @@ from radiopaque.errors import (
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_client import SERVICES
+from radiopaque.transport.inbox import Inbox
 from radiopaque.transport.status import abort, public_error
 from radiopaque.transport.tls import check_refuses_tls12, grpc, server_credentials
 from radiopaque.wire import frames, messages
@@ -182,8 +183,8 @@ class ServingChannel:
         self.counters = call.counters
         self.error: RadiopaqueError | None = None
         self._call = call
-        self._requests = requests
         self._context = context
+        self._inbox = Inbox(lambda: _next_request(requests, context))
         self._closing = threading.Lock()
         self._ended: RadiopaqueError | None = None
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
@@ -200,7 +201,7 @@ class ServingChannel:
     def receive(self) -> Frame:
         if self._ended is not None:
             raise self._ended
-        data = _next_request(self._requests, self._context)
+        data = self._inbox.get()
         if data is None:
             raise self._ended or ConnectionLostError("the peer has ended the stream")
         frame = frames.decode(data)
@@ -215,6 +216,7 @@ class ServingChannel:
         return iter(self._outbox.get, None)
 
     def _on_termination(self) -> None:
+        self._inbox.let_go()
         self._end(_interruption(self._context), None)
 
     def _end(self, ended: RadiopaqueError, reported: RadiopaqueError | None) -> None:

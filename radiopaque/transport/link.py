@@ -15,13 +15,6 @@ from radiopaque.wire.frames import Frame, Kind
 PAYLOAD_BYTES = 1 << 20
 """Largest payload of a frame. gRPC moves messages of 1 MiB at more than twice the rate of 4 MiB."""
 
-BLOCK_BYTES = 1 << 19
-"""Ring words of one block of a layer online; while it is on the wire the next one is computed.
-
-Half a payload: a layer of 0.8 MB arrives in two thirds of the time that it takes in one frame.
-Smaller blocks cost more processor time in messages than they save.
-"""
-
 
 class Link:
     """A channel bound to a session id.

@@ -61,10 +61,10 @@ def open_comparison(
     """See :func:`radiopaque.kernels.comparison.open_comparison`."""
     n = opened_bits - 1 - shift
     here = slice(first, first + message.shape[1])
-    alpha = down(low(wide(h[here]) + wide(offset[here]), opened_bits), shift)
+    alpha = down(low(wide(h) + wide(offset[here]), opened_bits), shift)
     word = alpha | (_selection(mu[here], level1) << (n + 1))
     word = word ^ _level1(word, level1[:, here], 1, n)
-    masked[here] = word
+    masked[:] = word
     for byte in range(message.shape[0]):
         message[byte] = (word >> (8 * byte)) & 0xFF
 
@@ -85,11 +85,11 @@ def select_comparison(
     opened = torch.zeros(reply.shape[0], dtype=torch.int64, device=reply.device)
     for byte in range(message.shape[0]):
         opened |= message[byte].to(torch.int64) << (8 * byte)
-    received[here] = opened
+    received[:] = opened
     word = opened ^ (_selection(mu[here], level1) << (n + 1))
     word = word ^ _level1(word, level1[:, here], 0, n)
     own = _entry(word >> (n + 1), level2[:, here])
-    decision[here] = own
+    decision[:] = own
     reply[:] = ((word ^ opened) >> (n + 1)) | (own << (2 * level1.shape[0] - 1))
 
 
@@ -105,11 +105,11 @@ def decide_comparison(
 ) -> None:
     """See :func:`radiopaque.kernels.comparison.decide_comparison`."""
     here = slice(first, first + reply.shape[0])
-    word, answer = wide(masked[here]), wide(reply)
+    word, answer = wide(masked), wide(reply)
     index = low(answer, index_bits) ^ (word >> (n + 1))
     own = ((word >> n) & 1) ^ _entry(index, level2[:, here])
     decision[:] = own
-    opened[here] = own ^ (answer >> index_bits)
+    opened[:] = own ^ (answer >> index_bits)
 
 
 def finish_comparison(
@@ -125,7 +125,7 @@ def finish_comparison(
     """See :func:`radiopaque.kernels.comparison.finish_comparison`; in words of the ring."""
     here = slice(first, first + out.shape[0])
     rho, r, r_rho, v, v_rho = products[:, here]
-    alpha = low(wide(masked[here]), n + 1).to(out.dtype)
+    alpha = low(wide(masked), n + 1).to(out.dtype)
     above = (alpha >> n) - 1  # all ones where the top bit is 0
     d = -opened.to(out.dtype)  # all ones where d^ is 1
     u = r - (above & v)
@@ -158,12 +158,12 @@ def open_truncation(
     """See :func:`radiopaque.kernels.comparison.open_truncation`."""
     here = slice(first, first + top.shape[0])
     centre = 1 << (opened_bits - 2)
-    total = wide(h[here]) + wide(offset[here]) + centre
+    total = wide(h) + wide(offset[here]) + centre
     alpha = down(low(total, opened_bits), shift)
     a = down(alpha, opened_bits - 1 - shift)
     top[:] = a
     p0, p1 = products[:, here]
-    share[here] = alpha - p0 + ((a - 1) & p1) - (centre >> shift)
+    share[:] = alpha - p0 + ((a - 1) & p1) - (centre >> shift)
 
 
 def finish_truncation(top: Tensor, products: Tensor, mask: Tensor, first: int, out: Tensor) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from radiopaque.errors import ConfigError
+from radiopaque.graph.bands import Rows
 from radiopaque.graph.plan import Convolution, Linear, MatrixProduct, WindowSum
 from radiopaque.kernels.bits import Bytes, check_packed
 from radiopaque.kernels.convolution import check_weights
@@ -146,8 +147,8 @@ class TensorDevice:
     def shifted(self, values: Tensor, places: int) -> Tensor:
         return down(wide(values), places).to(values.dtype)
 
-    def window_sum(self, values: Tensor, gate: WindowSum) -> Tensor:
-        return linear.window_sum(values, gate)
+    def window_sum(self, values: Tensor, gate: WindowSum, rows: Rows | None = None) -> Tensor:
+        return linear.window_sum(values, gate, rows)
 
     def warm_up(self, dtype: DTypeLike) -> None:
         """Nothing is compiled."""

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from radiopaque.errors import TensorError
+from radiopaque.graph.bands import Rows, crossing, some_rows
 from radiopaque.graph.plan import Convolution, WindowSum
 from radiopaque.kernels.convolution import check_windows, place_windows, windows_over
 from radiopaque.kernels.tensors.words import bits
@@ -98,13 +99,12 @@ class TensorConvolution:
     def __repr__(self) -> str:
         return f"<TensorConvolution {self._spec.out_channels} channels {self._dtype}>"
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, rows: Rows | None = None) -> Tensor:
         """Raises TensorError as :class:`radiopaque.kernels.convolution.PackedConvolution`."""
         check_dtype(x, self._dtype)
         windows = windows_over(tuple(x.shape), self._spec, self._group_in)
-        top, left, bottom, right = self._spec.pads
-        image = surrounded(x, (0, 0, top, left), (0, 0, bottom, right), 0)
-        out = x.new_zeros((x.shape[0], self._spec.out_channels, windows.oh, windows.ow))
+        image, windows = padded_rows(x, self._spec, windows, rows)
+        out = x.new_zeros((image.shape[0], self._spec.out_channels, windows.oh, windows.ow))
         if self._depthwise:
             self._add_taps(image, out, windows)
         else:
@@ -167,7 +167,7 @@ class TensorMatrix:
     def __repr__(self) -> str:
         return f"<TensorMatrix {list(self._shape)} {self._dtype}>"
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, rows: Rows | None = None) -> Tensor:
         """Raises TensorError as :class:`radiopaque.kernels.matmul.PackedMatrix`."""
         k, n = self._shape
         check_dtype(x, self._dtype)
@@ -186,23 +186,37 @@ class TensorProduct:
     def __repr__(self) -> str:
         return f"<elementwise map, weights {list(self._weights.shape)} {self._weights.dtype}>"
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return x * self._weights
+    def __call__(self, x: Tensor, rows: Rows | None = None) -> Tensor:
+        return x * some_rows(self._weights, rows)
 
 
-def window_sum(x: Tensor, spec: WindowSum) -> Tensor:
+def window_sum(x: Tensor, spec: WindowSum, rows: Rows | None = None) -> Tensor:
     """See :func:`radiopaque.kernels.convolution.window_sum`."""
     check_windows(spec)
     if x.ndim < 2:
         raise TensorError(f"input is {list(x.shape)}; a window sum takes [..., h, w]")
     windows = place_windows(spec, x.shape[-2], x.shape[-1])
-    top, left, bottom, right = spec.pads
-    others = (0,) * (x.ndim - 2)
-    image = surrounded(x, (*others, top, left), (*others, bottom, right), 0)
-    out = x.new_zeros((*x.shape[:-2], windows.oh, windows.ow))
+    image, windows = padded_rows(x, spec, windows, rows)
+    out = x.new_zeros((*image.shape[:-2], windows.oh, windows.ow))
     for _, elements in taps(image, windows):
         out += elements
     return out
+
+
+def padded_rows(
+    x: Tensor, spec: Convolution | WindowSum, windows: Windows, rows: Rows | None
+) -> tuple[Tensor, Windows]:
+    """What the windows of some rows of the result lie on, and these windows on it."""
+    top, left, bottom, right = spec.pads
+    if rows is not None:
+        start = rows.top * windows.stride_y - top
+        reach = (windows.kernel_y - 1) * windows.dilation_y + 1
+        stop = (rows.bottom - 1) * windows.stride_y + reach - top
+        top, inside, bottom = crossing(start, stop, x.shape[2])
+        x = x[rows.first : rows.last, :, inside]
+        windows = windows._replace(oh=rows.bottom - rows.top)
+    others = (0,) * (x.ndim - 2)
+    return surrounded(x, (*others, top, left), (*others, bottom, right), 0), windows
 
 
 def taps(image: Tensor, windows: Windows) -> Iterator[tuple[tuple[int, int], Tensor]]:

@@ -17,7 +17,7 @@ from radiopaque.graph import plan as p
 from radiopaque.graph.validate import COMPARED_BITS, validate_plan
 from radiopaque.graph.weights import Weights
 from radiopaque.ring import ring_dtype
-from radiopaque.transport.link import BLOCK_BYTES
+from radiopaque.graph.bands import BLOCK_BYTES
 from tests.plans import PlanBuilder
 
 SHAPE = (1, 8, 8, 8)

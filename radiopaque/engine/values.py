@@ -1,0 +1,143 @@
+"""The model owner's shares of a plan's values, as far as they are there: rows computed on demand.
+
+What gates that communicate bring in is put here band by band. Values of local gates are computed
+from them when rows of them are asked for: those that are read once straight into the reader's
+hands, others into memory, each row once. Values are freed when all of their readers are complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from radiopaque.gates import halves
+from radiopaque.gates.base import Evaluating, Gate, Reach, Site, sites
+from radiopaque.gates.schedule import operand_rows
+from radiopaque.graph.bands import Band, Rows, row_count, rows_between
+from radiopaque.graph.plan import Plan
+from radiopaque.kernels.device import Array
+from radiopaque.telemetry import recorder
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """What is known of a step before anything runs."""
+
+    site: Site
+    half: Gate
+    reach: Reach
+    rows: int
+    """Of its value."""
+    readers: int
+    passing: bool
+    """Is each row of the value asked for exactly once, so that none is kept?"""
+
+
+class Wiring:
+    """Who reads whose rows in a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        every = tuple(sites(plan))
+        readers: list[list[Site]] = [[] for _ in every]
+        for site in every:
+            for value in site.step.inputs:
+                readers[value].append(site)
+        self.nodes = tuple(_node(site, readers[site.number]) for site in every)
+
+
+def _node(site: Site, readers: Sequence[Site]) -> _Node:
+    half = halves(site.step.gate)
+    reach = half.reach(site)
+    passing = half.replies is None and len(readers) == 1 and reach is not Reach.WHOLE
+    if passing:
+        reader = halves(readers[0].step.gate)
+        passing = reader.replies is not None or reader.reach(readers[0]) is not Reach.WINDOWS
+    return _Node(site, half, reach, row_count(site.step.shape), len(readers), passing)
+
+
+class Values:
+    """The values of one session. ``state`` finds what was loaded for a gate, ``free`` ends it."""
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        context: Evaluating,
+        state: Callable[[int], Any],
+        free: Callable[[int], None],
+    ) -> None:
+        self._context = context
+        self._state = state
+        self._free = free
+        self._nodes = wiring.nodes
+        self._done = [0] * len(self._nodes)
+        self._unread = [node.readers for node in self._nodes]
+        self._arrays: dict[int, Array] = {}
+
+    def put(self, site: Site, band: Band, words: Array) -> None:
+        """A band of the output of a gate that communicates, [band.size]."""
+        shape = site.step.shape
+        part = words.reshape(shape if band.rows is None else band.rows.shape(shape))
+        self._store(site, band.rows, part)
+        self._done[site.number] = band.end
+
+    def rows(self, number: int, rows: Rows | None) -> Array:
+        """Some rows of a value, all of whose operands' rows are there; None: all of it."""
+        node = self._nodes[number]
+        if node.passing:
+            return self._compute(node, rows)
+        self._complete(node, node.rows if rows is None else _end(node.site, rows))
+        value = self._arrays[number]
+        return value if rows is None else value[rows.index]
+
+    def read(self, reader: Site) -> None:
+        """A gate needs its inputs no more."""
+        for value in reader.step.inputs:
+            self._unread[value] -= 1
+            if not self._unread[value]:
+                self._arrays.pop(value, None)
+
+    def _complete(self, node: _Node, stop: int) -> None:
+        """Compute rows of a value that is kept, up to ``stop``."""
+        done = self._done[node.site.number]
+        if done >= stop:
+            return
+        if node.reach is Reach.WHOLE:
+            self._store(node.site, None, self._compute(node, None))
+            return
+        for rows in rows_between(node.site.step.shape, done, stop):
+            self._store(node.site, rows, self._compute(node, rows))
+
+    def _compute(self, node: _Node, rows: Rows | None) -> Array:
+        site, inputs = node.site, node.site.step.inputs
+        if node.reach is Reach.WINDOWS and rows is not None:
+            needed = operand_rows(node.half, site, _end(site, rows))
+            self._complete(self._nodes[inputs[0]], needed)
+            values = [self._arrays[inputs[0]]]
+        else:
+            part = rows if node.reach is Reach.ROWS else None
+            values = [self.rows(i, part) for i in inputs]
+        state = self._state(site.number)
+        with recorder.span("evaluate", site.number):
+            out = node.half.evaluate(self._context, site, state, values, rows)
+        del state, values
+        self._done[site.number] += node.rows if rows is None else rows.count
+        if self._done[site.number] == node.rows:
+            self._free(site.number)
+            self.read(site)
+        return out
+
+    def _store(self, site: Site, rows: Rows | None, part: Array) -> None:
+        """Keep some rows of a value."""
+        device, number = self._context.device, site.number
+        if rows is None or tuple(part.shape) == site.step.shape:
+            self._arrays[number] = device.contiguous(part)
+            return
+        if number not in self._arrays:
+            self._arrays[number] = device.empty(site.step.shape, site.dtype)
+        self._arrays[number][rows.index] = part
+
+
+def _end(site: Site, rows: Rows) -> int:
+    """Rows of a value up to the last of these."""
+    return (rows.last - 1) * site.step.shape[2] + rows.bottom

@@ -1,0 +1,156 @@
+"""In which order the two parties compute and send the bands of a plan's layers online.
+
+The model owner opens a band as soon as all rows that it is made of are there, an earlier layer
+before a later one; only when there is none to open does it take the next reply of the data owner,
+who answers in the order in which it is asked. So convolutions, comparisons and the wire overlap,
+within a layer and across layers, and nobody waits but where the network leaves nothing else to do.
+
+The order follows from the plan alone: every message is due at exactly one point, as if there were
+no bands.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+from radiopaque.gates import base, halves
+from radiopaque.gates.base import Gate, Reach, Site, sites
+from radiopaque.graph.bands import Band, row_count
+from radiopaque.graph.plan import Plan
+
+
+class Event(NamedTuple):
+    """One party's turn at a band; at the model owner stage 0 opens it, later ones take replies."""
+
+    site: Site
+    band: Band
+    stage: int
+
+    @property
+    def last_opening(self) -> bool:
+        """At the model owner: is the gate's input not needed any more?"""
+        return self.stage == 0 and self.band.end == row_count(self.site.step.shape)
+
+    @property
+    def last(self) -> bool:
+        """At the model owner: is the gate over?"""
+        return self.stage == replies(self.site) and self.band.end == row_count(self.site.step.shape)
+
+    @property
+    def last_answer(self) -> bool:
+        """At the data owner: is the gate over?"""
+        stages = max(1, replies(self.site))
+        return self.stage == stages - 1 and self.band.end == row_count(self.site.step.shape)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Both parties' events in order."""
+
+    model_owner: tuple[Event, ...] = field(repr=False)
+    data_owner: tuple[Event, ...] = field(repr=False)
+
+
+def replies(site: Site) -> int:
+    """Messages of the data owner about a band of a gate that communicates."""
+    count = halves(site.step.gate).replies
+    if count is None:
+        raise TypeError(f"gate {site.number} does not communicate")
+    return count
+
+
+def schedule(plan: Plan) -> Schedule:
+    """The order of a plan's online phase."""
+    return _schedule(plan, base.BLOCK_BYTES)
+
+
+@lru_cache(maxsize=16)
+def _schedule(plan: Plan, block_bytes: int) -> Schedule:
+    """Bands, and so the order, depend on the size of blocks."""
+    every = tuple(sites(plan))
+    progress = _Progress(every)
+    ready: list[tuple[int, int]] = []
+    asked: deque[Event] = deque(Event(every[0], band, 1) for band in every[0].bands)
+    answers = [Event(every[0], band, 0) for band in every[0].bands]
+    events = []
+    while ready or asked:
+        if ready:
+            gate, band = heapq.heappop(ready)
+            event = Event(every[gate], every[gate].bands[band], 0)
+        else:
+            event = asked.popleft()
+        events.append(event)
+        if event.stage < replies(event.site):
+            asked.append(event._replace(stage=event.stage + 1))
+        elif event.stage:
+            for found in progress.advance(event.site.number, event.band.end):
+                heapq.heappush(ready, found)
+        if event.stage < max(1, replies(event.site)):
+            answers.append(event)
+    return Schedule(tuple(events), tuple(answers))
+
+
+class _Progress:
+    """How many rows of every value can be computed by now."""
+
+    def __init__(self, every: Sequence[Site]) -> None:
+        self._sites = every
+        self._halves: list[Gate] = [halves(site.step.gate) for site in every]
+        self._rows = [0] * len(every)
+        self._opened = [0] * len(every)
+        self._readers: list[list[int]] = [[] for _ in every]
+        for site in every:
+            for value in dict.fromkeys(site.step.inputs):
+                self._readers[value].append(site.number)
+
+    def advance(self, gate: int, rows: int) -> list[tuple[int, int]]:
+        """A value has that many rows; (gate, band) of what can be opened now."""
+        found: list[tuple[int, int]] = []
+        changed = [(gate, rows)]
+        while changed:
+            gate, rows = changed.pop()
+            self._rows[gate] = rows
+            for reader in self._readers[gate]:
+                site = self._sites[reader]
+                if self._halves[reader].replies is None:
+                    computable = self._computable(site)
+                    if computable > self._rows[reader]:
+                        changed.append((reader, computable))
+                    continue
+                bands = site.bands
+                while self._opened[reader] < len(bands) and bands[self._opened[reader]].end <= rows:
+                    found.append((reader, self._opened[reader]))
+                    self._opened[reader] += 1
+        return found
+
+    def _computable(self, site: Site) -> int:
+        """Rows of a local gate's output."""
+        half, shape = self._halves[site.number], site.step.shape
+        reach = half.reach(site)
+        have = [self._rows[i] for i in site.step.inputs]
+        if reach is Reach.ROWS:
+            return min(have)
+        if reach is Reach.WINDOWS and len(shape) == 4:
+            (operand,) = site.operands
+            rows = self._rows[site.number]
+            while rows < row_count(shape) and operand_rows(half, site, rows + 1) <= have[0]:
+                rows += 1
+            return rows
+        whole = all(
+            rows == row_count(step.shape) for rows, step in zip(have, site.operands, strict=True)
+        )
+        return row_count(shape) if whole else 0
+
+
+def operand_rows(half: Gate, site: Site, rows: int) -> int:
+    """Rows of the operand that the first ``rows`` rows of a gate with windows are made of."""
+    if len(site.step.shape) != 4:
+        return row_count(site.operands[0].shape)
+    image, last = divmod(rows - 1, site.step.shape[2])
+    height = site.operands[0].shape[2]
+    return image * height + min(height, max(0, half.rows_needed(site, last + 1)))
