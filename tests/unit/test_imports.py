@@ -43,6 +43,7 @@ EXTRAS = (
     "optuna",
     "sqlalchemy",
     "alembic",
+    "opentelemetry",
     "gdcm",
     "pylibjpeg",
     "openjpeg",
