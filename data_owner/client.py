@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_owner.artefacts import ArtefactCache, LocalModel, Offer, fetch_offer
 from data_owner.sessions import Answer, Prepared, Sessions
-from radiopaque.certificates import Role, load_identity
+from radiopaque.certificates import Role
 from radiopaque.engine.devices import open_device
 from radiopaque.engine.names import EngineName
 from radiopaque.engine.plans import AnyPlan
@@ -62,9 +62,7 @@ class Client:
 
     def __init__(self, config: DataOwnerConfig) -> None:
         self._device = open_device(config.device, config.threads)
-        identity = load_identity(
-            config.tls.certificate, config.tls.key, config.tls.ca, Role.DATA_OWNER
-        )
+        identity = config.tls.load(Role.DATA_OWNER)
         make_private_directory(config.store)
         self._config = config
         self._cache = ArtefactCache(config.store / "models", self._device)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.fields import FieldInfo
 
-from radiopaque.certificates import Role
+from radiopaque.certificates import Identity, Role, load_identity
 from radiopaque.engine.names import DeviceName, EngineName
 from radiopaque.engine.window import WINDOW_BYTES
 from radiopaque.errors import ConfigError
@@ -74,9 +74,29 @@ class TlsConfig(_Table):
     certificate: ConfigPath = Field(description="Certificate of this party, PEM.")
     key: ConfigPath = Field(description="Its private key, PEM, mode 600.")
     ca: ConfigPath = Field(
-        description="Authorities whose certificates are accepted, PEM. Not one that the crypto "
-        "provider runs: it could pose as the other party.",
+        description="Authorities whose certificates are accepted, PEM, intermediate ones too. Not "
+        "one that the crypto provider runs: it could pose as the other party.",
     )
+    crl: ConfigPath | None = Field(
+        None,
+        description="Their revocation lists, PEM, one of each. With it, every call is refused to "
+        "and from certificates that are on a list, or whose list is missing or has ended.",
+        examples=["certificates/ca.crl"],
+    )
+    accept_stale_crl: bool = Field(
+        False, description="Go on with a list that has ended, until a new one is there."
+    )
+
+    def load(self, role: Role) -> Identity:
+        """The party's identity. Raises ConfigError, AuthenticationError and RoleError."""
+        return load_identity(
+            self.certificate,
+            self.key,
+            self.ca,
+            role,
+            self.crl,
+            accept_stale_crl=self.accept_stale_crl,
+        )
 
 
 class PeerConfig(_Table):
@@ -370,11 +390,13 @@ def _example_value(
 ) -> str | int | float:
     """The default, or else an example that suits the certificates of `radiopaque certs init`."""
     if location[-1:] == ("tls",):
-        return {
+        paths = {
             "certificate": f"certificates/{role}.crt",
             "key": f"certificates/{role}.key",
             "ca": "certificates/ca.crt",
-        }[name]
+        }
+        if name in paths:
+            return paths[name]
     if name == "address":
         return f"localhost:{_PORTS[location[-1]]}"
     value: str | int | float = field.examples[0] if field.examples else field.default

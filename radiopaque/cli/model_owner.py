@@ -27,16 +27,16 @@ def _serve(
     from model_owner.dealer import Dealer
     from model_owner.hosting import Hosted
     from model_owner.service import Limits, ModelOwner
-    from radiopaque.certificates import Role, load_identity
+    from radiopaque.certificates import Role
     from radiopaque.cli.serving import serve
     from radiopaque.config import load_model_owner
     from radiopaque.engine.devices import open_device
     from radiopaque.transport.grpc_client import Peer
 
     settings = load_model_owner(config)
-    tls, limits = settings.tls, settings.limits
+    limits = settings.limits
     device = open_device(settings.device, settings.threads)
-    identity = load_identity(tls.certificate, tls.key, tls.ca, Role.MODEL_OWNER)
+    identity = settings.tls.load(Role.MODEL_OWNER)
     models = ((model.path, model.name, model.version) for model in settings.models)
     hosted = Hosted.load(models, device)
     provider = settings.crypto_provider

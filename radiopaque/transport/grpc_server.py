@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Final
@@ -15,12 +17,21 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from radiopaque.certificates import Identity, PeerIdentity, Role, check_validity, peer_identity
+from radiopaque import versions
+from radiopaque.certificates import (
+    Identity,
+    PeerIdentity,
+    Role,
+    Watch,
+    check_validity,
+    peer_identity,
+)
 from radiopaque.errors import (
     AuthenticationError,
     ConfigError,
     ConnectionLostError,
     DeadlineError,
+    PeerUnavailableError,
     RadiopaqueError,
     ResourceError,
     RoleError,
@@ -28,6 +39,9 @@ from radiopaque.errors import (
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_client import SERVICES
+from radiopaque.transport.health import SERVICE as HEALTH
+from radiopaque.transport.health import Health
+from radiopaque.transport.observer import ABANDONED, OK, Observer
 from radiopaque.transport.status import abort, public_error
 from radiopaque.transport.tls import check_refuses_tls12, grpc, server_credentials
 from radiopaque.wire import frames, messages
@@ -46,6 +60,8 @@ _OPTIONS: Final = (
 
 # gRPC rounds a deadline up when it sends it.
 _DEADLINE_SLACK_SECONDS: Final = 60.0
+_FLUSH_SECONDS: Final = 1.0
+_PARTIES: Final = {service.full_name: role for role, service in SERVICES.items()}
 
 _log = get_logger(__name__)
 
@@ -57,6 +73,9 @@ class Call:
     peer: PeerIdentity
     deadline_seconds: float
     counters: Counters = field(default_factory=Counters)
+    about: dict[str, str] = field(default_factory=dict)
+    """What its handler says of it to an observer: ``model``, ``version``, ``session``. No secret."""
+    began: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +89,40 @@ class Handler:
 
     function: Callable[..., Any]
     roles: frozenset[Role]
+    any_version: bool = False
+    """Whether callers of another protocol version may call it, and those that state none."""
 
 
 class Admission:
     """Bounds of one server's calls: how long each may take, and how many of one peer at once."""
 
-    def __init__(self, deadline_seconds: float, calls_per_peer: int) -> None:
+    def __init__(
+        self,
+        deadline_seconds: float,
+        calls_per_peer: int,
+        watch: Watch | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self.deadline_seconds = deadline_seconds
+        self.watch = watch
+        self.observer = observer or Observer()
         self._calls_per_peer = calls_per_peer
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._under_way: Counter[PeerIdentity] = Counter()
+        self._draining = False
 
     def enter(self, peer: PeerIdentity) -> None:
-        """Raises ResourceError where the peer has its share of calls under way."""
+        """Raises ResourceError where the peer has its share of calls under way.
+
+        Raises PeerUnavailableError once the server is being stopped.
+        """
         with self._lock:
+            if self._draining:
+                raise PeerUnavailableError(
+                    "this party is being stopped or restarted and takes no new calls; "
+                    "try again in a minute"
+                )
             if self._under_way[peer] >= self._calls_per_peer:
                 raise ResourceError(
                     f"{self._calls_per_peer} calls of {peer} are under way, its limit here; "
@@ -97,6 +136,13 @@ class Admission:
             self._under_way[peer] -= 1
             if not self._under_way[peer]:
                 del self._under_way[peer]
+            self._idle.notify_all()
+
+    def drain(self, seconds: float) -> bool:
+        """Admit nobody from now on, and wait for those under way to end; whether all did."""
+        with self._lock:
+            self._draining = True
+            return self._idle.wait_for(lambda: not self._under_way, seconds)
 
 
 class Server:
@@ -114,6 +160,7 @@ class Server:
         concurrent_calls: int = 32,
         calls_per_peer: int = 8,
         deadline_seconds: float = 3600.0,
+        observer: Observer | None = None,
     ) -> None:
         service = SERVICES[identity.role]
         if set(handlers) != set(service.methods_by_name):
@@ -121,20 +168,35 @@ class Server:
                 f"the table of {service.name} must name {sorted(service.methods_by_name)}, "
                 f"it names {sorted(handlers)}"
             )
-        self._identity = identity
+        self._watch = Watch(identity)
         self._pool = ThreadPoolExecutor(concurrent_calls, thread_name_prefix="radiopaque-call")
         self._server = grpc.server(
             self._pool,
             options=_OPTIONS,
             maximum_concurrent_rpcs=concurrent_calls,
         )
-        admission = Admission(deadline_seconds, calls_per_peer)
+        self._admission = admission = Admission(
+            deadline_seconds, calls_per_peer, self._watch, observer
+        )
         table = {
             name: _method_handler(service.methods_by_name[name], handler, admission)
             for name, handler in handlers.items()
         }
+        self._health = Health(service.full_name)
+        check = Handler(self._health.check, frozenset(Role), any_version=True)
+        # admitted apart: a party that is busy, or stopping, still says so
+        asking = {
+            "Check": _method_handler(
+                HEALTH.methods_by_name["Check"],
+                check,
+                Admission(deadline_seconds, calls_per_peer, self._watch),
+            )
+        }
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(service.full_name, table),)
+            (
+                grpc.method_handlers_generic_handler(service.full_name, table),
+                grpc.method_handlers_generic_handler(HEALTH.full_name, asking),
+            )
         )
 
     def start(self, listen: str) -> int:
@@ -143,7 +205,7 @@ class Server:
         Raises ConfigError when the address cannot be used, or TLS 1.2 would be accepted.
         """
         try:
-            port = self._server.add_secure_port(listen, server_credentials(self._identity))
+            port = self._server.add_secure_port(listen, server_credentials(self._watch))
         except RuntimeError as error:
             raise ConfigError(
                 f"cannot listen on {listen}; check that the address is one of this machine and "
@@ -151,16 +213,23 @@ class Server:
             ) from error
         self._server.start()
         try:
-            check_refuses_tls12(listen, port, self._identity)
+            check_refuses_tls12(listen, port, self._watch.identity())
         except BaseException:
             self._server.stop(0).wait()
             raise
-        _log.info("listening", address=listen, role=str(self._identity.role))
+        _log.info("listening", address=listen, role=str(self._watch.identity().role))
         return int(port)
 
     def stop(self, grace_seconds: float = 5.0) -> None:
-        """Refuse new calls, give those under way ``grace_seconds``, then cancel them."""
-        self._server.stop(grace_seconds).wait()
+        """Drain: refuse new calls, give those under way ``grace_seconds``, then cancel them.
+
+        Until the last one has ended the server still answers: health checks with NOT_SERVING, all
+        else with PeerUnavailableError.
+        """
+        self._health.serving = False
+        drained = self._admission.drain(grace_seconds)
+        # a call that has left may still have its last bytes to send
+        self._server.stop(_FLUSH_SECONDS if drained else 0).wait()
         # gRPC leaves the threads of a pool that it was given waiting for more
         self._pool.shutdown(wait=False)
 
@@ -241,21 +310,21 @@ def _method_handler(
         return data
 
     def unary(data: bytes, context: grpc.ServicerContext) -> bytes:
-        with _Guard(name, handler.roles, admission, context) as call:
+        with _Guard(method, handler, admission, context) as call:
             return encode(handler.function(decode(data, call), call), call)
 
     def downloading(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        with _Guard(name, handler.roles, admission, context) as call:
+        with _Guard(method, handler, admission, context) as call:
             for reply in handler.function(decode(data, call), call):
                 yield encode(reply, call)
 
     def uploading(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        with _Guard(name, handler.roles, admission, context) as call:
+        with _Guard(method, handler, admission, context) as call:
             decoded = (decode(data, call) for data in _received(requests, context))
             return encode(handler.function(decoded, call), call)
 
     def both(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        with _Guard(name, handler.roles, admission, context) as call:
+        with _Guard(method, handler, admission, context) as call:
             channel = ServingChannel(requests, call, context)
             worker = threading.Thread(
                 target=_serve_channel, args=(handler.function, channel, call, name), daemon=True
@@ -281,31 +350,39 @@ class _Guard:
 
     def __init__(
         self,
-        method: str,
-        roles: frozenset[Role],
+        method: MethodDescriptor,
+        handler: Handler,
         admission: Admission,
         context: grpc.ServicerContext,
     ) -> None:
-        self._method = method
-        self._roles = roles
+        self._method: str = method.name
+        self._party = _PARTIES.get(method.containing_service.full_name, "party")
+        self._handler = handler
         self._admission = admission
         self._context = context
         self._peer: PeerIdentity | None = None
+        self._call: Call | None = None
 
     def __enter__(self) -> Call:
         try:
-            return self._admit()
+            self._call = self._admit()
         except Exception as error:
             self._abort(error)
             raise
+        self._admission.observer.begun(self._method, self._call)
+        return self._call
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._peer is not None:
             self._admission.leave(self._peer)
         if isinstance(error, Exception):
             self._abort(error)
+        there = error is None and self._context.is_active()
+        self._tell(OK if there else ABANDONED)
 
     def _admit(self) -> Call:
+        with suppress(grpc.RpcError):  # the caller may have gone already
+            self._context.send_initial_metadata(versions.own())
         presented = self._context.auth_context().get("x509_pem_cert")
         if not presented:
             raise AuthenticationError("the call came without a client certificate; present one")
@@ -313,11 +390,16 @@ class _Guard:
         peer = peer_identity(certificate)
         self._peer = peer
         check_validity(certificate, f"of {peer}")
-        if peer.role not in self._roles:
+        if self._admission.watch is not None:
+            self._admission.watch.check(certificate, f"of {peer}")
+        if peer.role not in self._handler.roles:
             raise RoleError(
-                f"{self._method} is for {' or '.join(sorted(self._roles))}; "
+                f"{self._method} is for {' or '.join(sorted(self._handler.roles))}; "
                 f"this certificate is that of the {peer}"
             )
+        if not self._handler.any_version:
+            caller = versions.stated(self._context.invocation_metadata())
+            versions.check(caller, peer.role, self._party)
         remaining = self._context.time_remaining()
         longest = self._admission.deadline_seconds
         if remaining is None or remaining > longest + _DEADLINE_SLACK_SECONDS:
@@ -336,7 +418,15 @@ class _Guard:
             peer=str(self._peer or "?"),
             error=f"{type(public).__name__}: {public}",
         )
+        self._tell(type(public).__name__)
         abort(self._context, public)
+
+    def _tell(self, outcome: str) -> None:
+        observer, call = self._admission.observer, self._call
+        if call is None:
+            observer.refused(self._method, outcome)
+        else:
+            observer.ended(self._method, call, outcome)
 
 
 def _serve_channel(

@@ -8,10 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography import x509
 
 from data_owner import Client
 from radiopaque import certificates
-from radiopaque.certificates import CertificateFiles, Identity, Role, init_directory, issue
+from radiopaque.certificates import (
+    CertificateFiles,
+    Identity,
+    Role,
+    authority,
+    init_directory,
+    issue,
+)
 from radiopaque.errors import (
     AccessError,
     AuthenticationError,
@@ -92,7 +100,7 @@ def test_a_server_in_another_role_is_not_talked_to(serving: Deployment, clinic: 
 def identity_of(files: CertificateFiles, name: str) -> Identity:
     """What a party holds that does not look at its own certificate first."""
     certificate = files.certificate.read_bytes()
-    parsed = certificates.x509.load_pem_x509_certificate(certificate)
+    parsed = x509.load_pem_x509_certificate(certificate)
     return Identity(
         Role.DATA_OWNER,
         name,
@@ -107,7 +115,7 @@ def identity_of(files: CertificateFiles, name: str) -> Identity:
 def expired(
     deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> CertificateFiles:
-    monkeypatch.setattr(certificates, "_VALIDITY", timedelta(minutes=-1))
+    monkeypatch.setattr(authority, "_VALIDITY", timedelta(minutes=-1))
     return issue(deployment.folder / "certificates", Role.DATA_OWNER, "late", output=tmp_path)
 
 
