@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from radiopaque.transport.grpc_server import Call
+    from radiopaque.transport.admission import Call
 
 OK = "ok"
 ABANDONED = "abandoned"
