@@ -30,7 +30,8 @@ COMMANDS = {
     "crypto-provider": "Deal correlated randomness.",
     "model-owner": "Host compiled models.",
     "data-owner": "Submit images, prepare sessions, list models.",
-    "certs": "Make development certificates for the three roles.",
+    "certs": "Certificates: requests for an authority of your own, or ones for development.",
+    "audit": "Check a party's audit log.",
     "config": "Print commented configuration files.",
 }
 PARTIES = frozenset({"crypto-provider", "model-owner", "data-owner"})
