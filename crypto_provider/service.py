@@ -23,7 +23,7 @@ from radiopaque.errors import AccessError, ResourceError
 from radiopaque.files import make_private_directory
 from radiopaque.kernels.cpu import CPU
 from radiopaque.kernels.device import Device
-from radiopaque.ledger import CRYPTO_PROVIDER, Ledger, State
+from radiopaque.ledger import CRYPTO_PROVIDER, Ledger, Seen, State
 from radiopaque.prg import SecretKey
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.grpc_server import Call, Handler
@@ -47,10 +47,11 @@ class CryptoProvider:
         reservation_seconds: float,
         concurrent_deals: int,
         device: Device = CPU,
+        ledger: Ledger | None = None,
     ) -> None:
         make_private_directory(store)
         self._artefacts = Artefacts(store / "artefacts", most=most_models, device=device)
-        self._ledger = Ledger(store / "sessions.sqlite", CRYPTO_PROVIDER)
+        self._ledger = ledger or Ledger(store / "sessions.sqlite", CRYPTO_PROVIDER)
         self._most_reserved = most_reserved
         self._most_reserved_per_clinic = most_reserved_per_clinic
         self._reservation_seconds = reservation_seconds
@@ -85,16 +86,19 @@ class CryptoProvider:
         session = messages.session_id(request.session)
         messages.digest(request.plan_digest, "plan digest")
         key = messages.key(request.key_d, "key_D")
+        epoch = messages.epoch(request.epoch)
         with self._admitting:
             self._check_limits(call.peer.name)
+            mark = self._ledger.mark(call.peer.name, epoch)
             self._ledger.create(
                 session,
                 artefact=messages.artefact_id(request.artefact),
                 peer=call.peer.name,
                 binding=request.plan_digest,
                 secret=key,
+                seen=Seen(call.peer.name, epoch, session),
             )
-        return pb.ReserveReply()
+        return pb.ReserveReply(mark=mark.encode())
 
     def _check_limits(self, clinic: str) -> None:
         self._ledger.expire(State.RESERVED, self._reservation_seconds)
@@ -121,6 +125,8 @@ class CryptoProvider:
             raise AccessError(
                 f"session {session.hex()[:8]} was reserved for another model; prepare another"
             )
+        # Not only when the next one reserves: a copy of the ledger may have been put back.
+        self._ledger.expire(State.RESERVED, self._reservation_seconds)
         if not self._dealing.acquire(timeout=call.deadline_seconds):
             raise ResourceError("this crypto provider is busy dealing; try again later")
         try:

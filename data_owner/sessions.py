@@ -22,16 +22,18 @@ from numpy.typing import NDArray
 
 from data_owner.artefacts import LocalModel
 from data_owner.engines import Infer, Offline, Opened
+from radiopaque.certificates import Role
 from radiopaque.engine.data_owner import SessionKey
 from radiopaque.errors import (
     ProtocolError,
     RadiopaqueError,
+    RestoredLedgerError,
     SessionStateError,
     StoreError,
     TransportError,
     UnknownSessionError,
 )
-from radiopaque.ledger import DATA_OWNER, Ledger, State
+from radiopaque.ledger import DATA_OWNER, MARK_BYTES, Ledger, Mark, Seen, State
 from radiopaque.prg import SecretKey, new_id
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_client import Peer
@@ -39,6 +41,9 @@ from radiopaque.transport.link import Link
 from radiopaque.wire import messages
 from radiopaque.wire.frames import Kind
 from radiopaque.wire.v1 import services_pb2 as pb
+
+_VENDOR = str(Role.MODEL_OWNER)
+"""Under which the vendor's marks are kept in the ledger."""
 
 
 @dataclass(frozen=True)
@@ -225,10 +230,11 @@ class Sessions:
         channel = self._model_owner.open("Infer", self._deadline)
         try:
             link = Link(channel, session)
-            link.send(0, Kind.START)
-            _wait_ready(link)
+            link.send(0, Kind.START, 0, self._ledger.mark(_VENDOR).encode())
+            mark = _wait_ready(link)
+            self._ledger.check_used(mark)
             opened.wait_ready()
-            infer = self._start(opened, session)
+            infer = self._start(opened, session, mark.epoch)
             before = channel.counters.snapshot()
             began = time.perf_counter()
             outputs = infer(images, channel)
@@ -254,9 +260,14 @@ class Sessions:
             },
         )
 
-    def _start(self, opened: Opened, session: bytes) -> Infer:
-        """The session in memory, its key erased from the disk, before the image is masked."""
-        secret = self._ledger.advance(session, State.BOUND, State.STARTED).secret or b""
+    def _start(self, opened: Opened, session: bytes, epoch: bytes) -> Infer:
+        """The session in memory, its key erased from the disk, before the image is masked.
+
+        ``epoch`` is that of the vendor's ledger, which has the session as started.
+        """
+        seen = Seen(_VENDOR, epoch, session)
+        entry = self._ledger.advance(session, State.BOUND, State.STARTED, seen=seen)
+        secret = entry.secret or b""
         return opened.start(session, secret)
 
     def _burn_unless_bound(self, session: bytes) -> None:
@@ -296,8 +307,12 @@ class Sessions:
             plan_digest=key.artefact.plan_digest,
             artefact=key.artefact.artefact,
             key_d=key.key_d.reveal(),
+            epoch=self._ledger.epoch,
         )
-        self._crypto_provider.call("Reserve", request, pb.ReserveReply, counters, self._deadline)
+        reply = self._crypto_provider.call(
+            "Reserve", request, pb.ReserveReply, counters, self._deadline
+        )
+        self._ledger.check_known(Mark.decode(reply.mark))
 
 
 class _RefusedError(Exception):
@@ -308,10 +323,10 @@ class _RefusedError(Exception):
         self.reason = reason
 
 
-def _wait_ready(link: Link) -> None:
+def _wait_ready(link: Link) -> Mark:
     try:
-        link.receive(0, Kind.READY, 0, 0)
-    except (SessionStateError, UnknownSessionError, StoreError) as error:
+        return Mark.decode(link.receive(0, Kind.READY, 0, MARK_BYTES).tobytes())
+    except (RestoredLedgerError, SessionStateError, UnknownSessionError, StoreError) as error:
         raise _RefusedError(error) from None
 
 

@@ -26,10 +26,11 @@ from radiopaque.errors import (
     PlanDigestError,
     RadiopaqueError,
     ResourceError,
+    RestoredLedgerError,
     UnknownSessionError,
 )
 from radiopaque.files import make_private_directory
-from radiopaque.ledger import MODEL_OWNER, Entry, Ledger, State
+from radiopaque.ledger import MODEL_OWNER, Entry, Ledger, Mark, Seen, State
 from radiopaque.prg import KEY_BYTES, SecretKey
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.channel import Channel, Counters
@@ -59,12 +60,19 @@ class Limits:
 class ModelOwner:
     """One model owner: hosted models, ledger, prepared material, and its crypto provider."""
 
-    def __init__(self, store: Path, hosted: Hosted, dealer: Dealer, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Path,
+        hosted: Hosted,
+        dealer: Dealer,
+        limits: Limits,
+        ledger: Ledger | None = None,
+    ) -> None:
         make_private_directory(store)
         self._hosted = hosted
         self._dealer = dealer
         self._limits = limits
-        self._ledger = Ledger(store / "sessions.sqlite", MODEL_OWNER)
+        self._ledger = ledger or Ledger(store / "sessions.sqlite", MODEL_OWNER)
         self._material = MaterialStore(store / "material")
         self._admitting = threading.Lock()
         self._inferring = threading.BoundedSemaphore(limits.concurrent_inferences)
@@ -91,8 +99,10 @@ class ModelOwner:
         for row in self._ledger.rows(State.READY):
             if row.artefact not in hosted:
                 self._ledger.burn(row.session)
-        ready = {row.session for row in self._ledger.rows(State.READY)}
-        self._material.sweep(ready.__contains__)
+        # Those that are being prepared are another replica's: this one's are burnt by now.
+        kept = (State.READY, State.PREPARING, State.STARTED)
+        known = {row.session for state in kept for row in self._ledger.rows(state)}
+        self._material.sweep(known.__contains__)
 
     def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsReply:
         """What is offered to this clinic."""
@@ -163,12 +173,14 @@ class ModelOwner:
     def infer(self, channel: Channel, call: Call) -> None:
         """START, READY, and the online messages of one session."""
         start = channel.receive()
-        if start != Frame(start.session, 0, Kind.START):
+        if (start.gate, start.kind, start.block) != (0, Kind.START, 0):
             raise MessageOrderError(
-                "an inference begins with START, gate 0, block 0 and no payload; "
+                "an inference begins with START, gate 0, block 0; "
                 f"got {start.kind.name} of gate {start.gate}, block {start.block}"
             )
+        mark = Mark.decode(bytes(start.payload))
         row = self._session_of(call.peer.name, start.session)
+        self._check_ledger(mark, call.peer.name)
         model = self._hosted.by_artefact(row.artefact)
         if not self._inferring.acquire(timeout=_SLOT_SECONDS):
             raise ResourceError(
@@ -177,7 +189,7 @@ class ModelOwner:
             )
         try:
             with model.host.open(call.deadline_seconds, self._limits.window_bytes) as begin:
-                self._run(begin, start.session, channel)
+                self._run(begin, row, mark.epoch, channel)
         except RadiopaqueError as error:
             _log.warning(
                 "inference broken off",
@@ -207,18 +219,35 @@ class ModelOwner:
             f"session {session.hex()[:8]} of this clinic is not known here; prepare another"
         )
 
-    def _run(self, begin: Start, session: bytes, channel: Channel) -> None:
+    def _check_ledger(self, mark: Mark, clinic: str) -> None:
+        """Refuse where the clinic has seen a session of its start that is not started here.
+
+        A clinic that lies about it loses sessions of its own alone.
+        """
+        try:
+            self._ledger.check_used(mark, clinic)
+        except RestoredLedgerError as error:
+            _log.warning("the ledger is a copy that was put back", error=str(error))
+            raise
+
+    def _run(self, begin: Start, row: Entry, epoch: bytes, channel: Channel) -> None:
+        """``epoch`` is that of the clinic's ledger."""
+        session = row.session
+        mark = self._ledger.mark(row.peer, epoch)
         secret = self._ledger.advance(session, State.READY, State.STARTED).secret or b""
         key_o, key_file = SecretKey(secret[:KEY_BYTES]), SecretKey(secret[KEY_BYTES:])
         del secret
+        before = channel.counters.received_bytes
         try:
             run = begin(session, key_o, SessionMaterial(self._material, session, key_file))
-            channel.send(Frame(session, 0, Kind.READY))
+            channel.send(Frame(session, 0, Kind.READY, 0, mark.encode()))
             run(channel)
         finally:
             key_o.erase()
             key_file.erase()
-            self._ledger.burn(session)
+            # whatever came after START left a ledger in which the session is started
+            came = channel.counters.received_bytes > before
+            self._ledger.burn(session, Seen(row.peer, epoch, session) if came else None)
             self._material.delete(session)
 
     def _check_header(self, header: pb.PrepareHeader) -> HostedModel:

@@ -33,6 +33,7 @@
     ├── SessionError                 a session cannot be used
     │   ├── UnknownSessionError
     │   ├── SessionStateError        consumed, burnt or not ready
+    │   ├── RestoredLedgerError      a ledger is a copy that was put back
     │   └── UnknownModelError
     ├── AccessError                  the peer may not do this
     │   ├── AuthenticationError      no or unusable certificate
@@ -200,6 +201,10 @@ class UnknownSessionError(SessionError):
 
 
 class SessionStateError(SessionError):
+    pass
+
+
+class RestoredLedgerError(SessionError):
     pass
 
 
