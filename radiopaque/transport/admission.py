@@ -134,12 +134,17 @@ class Guard:
 
     def __enter__(self) -> Call:
         try:
-            self._call = self._admit()
+            call = self._admit()
+            try:
+                self._admission.observer.begun(self._method, call)
+            except BaseException:
+                self._admission.leave(call.peer)
+                raise
         except Exception as error:
             self._abort(error)
             raise
-        self._admission.observer.begun(self._method, self._call)
-        return self._call
+        self._call = call
+        return call
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._peer is not None:
@@ -193,6 +198,6 @@ class Guard:
     def _tell(self, outcome: str) -> None:
         observer, call = self._admission.observer, self._call
         if call is None:
-            observer.refused(self._method, outcome)
+            observer.refused(self._method, outcome, str(self._peer or "?"))
         else:
             observer.ended(self._method, call, outcome)

@@ -19,13 +19,13 @@ class Observer:
     """
 
     def begun(self, method: str, call: Call) -> None:
-        """A call was admitted."""
+        """A call was admitted. What this raises refuses it."""
 
     def ended(self, method: str, call: Call, outcome: str) -> None:
         """A call that was admitted is over; its counters are final."""
 
-    def refused(self, method: str, outcome: str) -> None:
-        """A call was not admitted."""
+    def refused(self, method: str, outcome: str, peer: str) -> None:
+        """A call was not admitted. ``peer`` is what its certificate says, or ``?``."""
 
 
 class Observers(Observer):
@@ -42,6 +42,6 @@ class Observers(Observer):
         for observer in self._observers:
             observer.ended(method, call, outcome)
 
-    def refused(self, method: str, outcome: str) -> None:
+    def refused(self, method: str, outcome: str, peer: str) -> None:
         for observer in self._observers:
-            observer.refused(method, outcome)
+            observer.refused(method, outcome, peer)

@@ -35,7 +35,7 @@ class Heard(Observer):
         counters = call.counters
         self.ended_calls.append((method, outcome, counters.received_bytes, counters.sent_bytes))
 
-    def refused(self, method: str, outcome: str) -> None:
+    def refused(self, method: str, outcome: str, peer: str) -> None:
         self.refused_calls.append((method, outcome))
 
 
