@@ -24,6 +24,7 @@ from radiopaque.files import make_private_directory
 from radiopaque.kernels.cpu import CPU
 from radiopaque.kernels.device import Device
 from radiopaque.ledger import CRYPTO_PROVIDER, Ledger, Seen, State
+from radiopaque.operations.stock import Stock
 from radiopaque.prg import SecretKey
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.grpc_server import Call, Handler
@@ -65,6 +66,10 @@ class CryptoProvider:
             "Reserve": Handler(self.reserve, frozenset({Role.DATA_OWNER})),
             "Deal": Handler(self.deal, frozenset({Role.MODEL_OWNER})),
         }
+
+    def stock(self) -> Stock:
+        """Sessions that are not over."""
+        return Stock({state: self._ledger.count(state) for state in (State.RESERVED, State.DEALT)})
 
     def close(self) -> None:
         """Let go of the ledger."""
@@ -131,9 +136,11 @@ class CryptoProvider:
             raise ResourceError("this crypto provider is busy dealing; try again later")
         try:
             maps = self._artefacts.maps(artefact.artefact)
+            call.about.update(model=registered.plan.name, version=registered.plan.version)
             key_d = SecretKey(
                 self._ledger.advance(session, State.RESERVED, State.DEALT).secret or b""
             )
+            call.about["session"] = session.hex()[:8]
             try:
                 if isinstance(registered.plan, CryptenPlan):
                     yield from deal_crypten(registered.plan, artefact, session, key_d, key_o)

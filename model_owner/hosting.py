@@ -32,6 +32,11 @@ class HostedModel:
     masked_weights: bytes = field(repr=False)
     masked_weights_digest: bytes
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What an observer of a call is told of the model."""
+        return {"model": self.name, "version": self.version}
+
 
 class Hosted:
     """All hosted models."""

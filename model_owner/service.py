@@ -31,6 +31,7 @@ from radiopaque.errors import (
 )
 from radiopaque.files import make_private_directory
 from radiopaque.ledger import MODEL_OWNER, Entry, Ledger, Mark, Seen, State
+from radiopaque.operations.stock import Stock
 from radiopaque.prg import KEY_BYTES, SecretKey
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.channel import Channel, Counters
@@ -88,6 +89,12 @@ class ModelOwner:
             "Infer": Handler(self.infer, _CLINIC),
         }
 
+    def stock(self) -> Stock:
+        """Sessions that are not over, and the disk space of their material."""
+        states = (State.PREPARING, State.READY, State.STARTED)
+        sessions = {state: self._ledger.count(state) for state in states}
+        return Stock(sessions, self._material.size(), self._limits.material_bytes)
+
     def close(self) -> None:
         """Let go of the ledger."""
         self._ledger.close()
@@ -135,6 +142,7 @@ class ModelOwner:
     ) -> Iterator[pb.Chunk]:
         """F of an artefact: the weights under their mask, the clinic's half of the model."""
         model = self._hosted.by_artefact(messages.artefact_id(request.artefact))
+        call.about.update(model.about)
         data = memoryview(model.masked_weights)
         for offset in range(0, len(data), _CHUNK_BYTES):
             yield pb.Chunk(offset=offset, data=bytes(data[offset : offset + _CHUNK_BYTES]))
@@ -146,6 +154,7 @@ class ModelOwner:
         if first is None or first.WhichOneof("part") != "header":
             raise MessageOrderError("preparing a session begins with its header")
         model = self._check_header(first.header)
+        call.about.update(model.about)
         session = first.header.session
         key_o, key_file = SecretKey.generate(), SecretKey.generate()
         with self._admitting:
@@ -160,6 +169,7 @@ class ModelOwner:
         try:
             reply = self._collect(Order(model, session, key_o), key_file, parts, call)
             self._ledger.advance(session, State.PREPARING, State.READY)
+            call.about["session"] = session.hex()[:8]
         except BaseException:
             self._ledger.burn(session)
             self._material.delete(session)
@@ -182,6 +192,7 @@ class ModelOwner:
         row = self._session_of(call.peer.name, start.session)
         self._check_ledger(mark, call.peer.name)
         model = self._hosted.by_artefact(row.artefact)
+        call.about.update(model.about)
         if not self._inferring.acquire(timeout=_SLOT_SECONDS):
             raise ResourceError(
                 f"{self._limits.concurrent_inferences} inferences are under way, the limit here; "
@@ -189,7 +200,7 @@ class ModelOwner:
             )
         try:
             with model.host.open(call.deadline_seconds, self._limits.window_bytes) as begin:
-                self._run(begin, row, mark.epoch, channel)
+                self._run(begin, row, mark.epoch, channel, call)
         except RadiopaqueError as error:
             _log.warning(
                 "inference broken off",
@@ -230,11 +241,12 @@ class ModelOwner:
             _log.warning("the ledger is a copy that was put back", error=str(error))
             raise
 
-    def _run(self, begin: Start, row: Entry, epoch: bytes, channel: Channel) -> None:
+    def _run(self, begin: Start, row: Entry, epoch: bytes, channel: Channel, call: Call) -> None:
         """``epoch`` is that of the clinic's ledger."""
         session = row.session
         mark = self._ledger.mark(row.peer, epoch)
         secret = self._ledger.advance(session, State.READY, State.STARTED).secret or b""
+        call.about["session"] = session.hex()[:8]
         key_o, key_file = SecretKey(secret[:KEY_BYTES]), SecretKey(secret[KEY_BYTES:])
         del secret
         before = channel.counters.received_bytes

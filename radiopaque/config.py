@@ -24,6 +24,9 @@ from radiopaque.engine.window import WINDOW_BYTES
 from radiopaque.errors import ConfigError
 
 _MAX_FILE_BYTES: Final = 1 << 20
+_COLLECTOR: Final = re.compile(
+    r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d{1,5})?(/[\w./-]*)?"
+)
 _ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 
 
@@ -47,9 +50,19 @@ def _listen(value: str) -> str:
     return value
 
 
+def _traces(value: str) -> str:
+    match = _COLLECTOR.fullmatch(value)
+    if match is None:
+        raise ValueError("must be a URL, for example http://127.0.0.1:4318/v1/traces")
+    if match[1] == "http" and match[2] not in ("localhost", "127.0.0.1", "[::1]"):
+        raise ValueError("must be https, except for a collector on this machine")
+    return value
+
+
 ConfigPath = Annotated[Path, AfterValidator(_resolved)]
 Address = Annotated[str, AfterValidator(_address)]
 Listen = Annotated[str, AfterValidator(_listen)]
+Collector = Annotated[str, AfterValidator(_traces)]
 Seconds = Annotated[float, Field(gt=0, le=3600, strict=True)]
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 Bytes = Annotated[int, Field(ge=1, strict=True)]
@@ -65,6 +78,24 @@ def _device() -> Any:
         DeviceName.CPU,
         description="Where gates are computed: cpu, or cuda for a GPU, which needs the extra gpu. "
         "Results and messages are the same; each party chooses for itself.",
+    )
+
+
+def _metrics(example: str) -> Any:
+    return Field(
+        None,
+        description="Address and port where Prometheus and `radiopaque top` read metrics. HTTP on "
+        "loopback; elsewhere mutual TLS, for certificates with this party's role and name.",
+        examples=[example],
+    )
+
+
+def _collector() -> Any:
+    return Field(
+        None,
+        description="OpenTelemetry collector (OTLP over HTTP) that traces go to; needs the extra "
+        "otel. https, except on this machine.",
+        examples=["http://127.0.0.1:4318/v1/traces"],
     )
 
 
@@ -140,6 +171,8 @@ class CryptoProviderConfig(_Table):
     """The crypto provider (trusted dealer): deals correlated randomness."""
 
     listen: Listen = Field("127.0.0.1:7301", description="Address and port to listen on.")
+    metrics: Listen | None = _metrics("127.0.0.1:7311")
+    traces: Collector | None = _collector()
     store: ConfigPath = Field(
         description="Folder for the ledger and the registered models; made with mode 700.",
         examples=["crypto-provider"],
@@ -206,6 +239,8 @@ class ModelOwnerConfig(_Table):
     """The model owner (vendor): hosts compiled models."""
 
     listen: Listen = Field("127.0.0.1:7302", description="Address and port to listen on.")
+    metrics: Listen | None = _metrics("127.0.0.1:7312")
+    traces: Collector | None = _collector()
     store: ConfigPath = Field(
         description="Folder for the ledger and prepared material; made with mode 700.",
         examples=["model-owner"],
@@ -250,6 +285,7 @@ class DataOwnerConfig(_Table):
         "see docs/crypten-engine.md.",
     )
     device: DeviceName = _device()
+    traces: Collector | None = _collector()
     deadline_seconds: Seconds = Field(
         120.0, description="How long one call to another party may take."
     )

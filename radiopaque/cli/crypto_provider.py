@@ -44,14 +44,6 @@ def _serve(
         device=device,
     )
     try:
-        serve(
-            identity,
-            party.handlers(),
-            settings.listen,
-            limits=limits,
-            grace_seconds=settings.grace_seconds,
-            device=device,
-            as_json=as_json,
-        )
+        serve(identity, party, settings, device, as_json=as_json)
     finally:
         party.close()

@@ -33,6 +33,8 @@ COMMANDS = {
     "certs": "Certificates: requests for an authority of your own, or ones for development.",
     "audit": "Check a party's audit log.",
     "config": "Print commented configuration files.",
+    "top": "Watch a serving party: sessions, calls, latencies, bytes.",
+    "usage": "What each clinic used: inferences, bytes, CPU seconds.",
 }
 PARTIES = frozenset({"crypto-provider", "model-owner", "data-owner"})
 
