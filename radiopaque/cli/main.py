@@ -2,7 +2,7 @@
 
 Exit codes: 0 success; 1 internal error; 2 usage or configuration; 3 model, plan or weights; 4 image
 or tensor; 5 protocol or session; 6 certificates and roles; 7 connection, deadline or limit; 8 disk;
-130 interrupted.
+9 the doctor found a failure; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ COMMANDS = {
     "certs": "Certificates: requests for an authority of your own, or ones for development.",
     "audit": "Check a party's audit log.",
     "config": "Print commented configuration files.",
+    "doctor": "Check a deployment: certificates, peers, clocks, disks, ledgers.",
     "top": "Watch a serving party: sessions, calls, latencies, bytes.",
     "usage": "What each clinic used: inferences, bytes, CPU seconds.",
 }
