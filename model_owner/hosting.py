@@ -69,6 +69,10 @@ class Hosted:
         models = [_load(path, name, version, device) for path, name, version in directories]
         return cls(models, newest)
 
+    def loaded(self) -> list[HostedModel]:
+        """Every model, also those that are withdrawn for now."""
+        return list(self._by_name.values())
+
     def all(self) -> list[HostedModel]:
         """Every model that is served now, sorted by name and version."""
         newest = self._newest()

@@ -18,6 +18,7 @@ from model_owner.dealer import Dealer, Order
 from model_owner.engines import Start
 from model_owner.hosting import Hosted, HostedModel
 from model_owner.material import MaterialStore, MaterialWriter, SessionMaterial
+from model_owner.policy import Policy, Rules
 from radiopaque.certificates import Role
 from radiopaque.engine.artefact import binding_digest
 from radiopaque.errors import (
@@ -68,11 +69,14 @@ class ModelOwner:
         dealer: Dealer,
         limits: Limits,
         ledger: Ledger | None = None,
+        rules: Rules | None = None,
     ) -> None:
         make_private_directory(store)
         self._hosted = hosted
         self._dealer = dealer
         self._limits = limits
+        self._policy = Policy(rules or Rules(), store)
+        self._policy.check_outputs(hosted.loaded())
         self._ledger = ledger or Ledger(store / "sessions.sqlite", MODEL_OWNER)
         self._material = MaterialStore(store / "material")
         self._admitting = threading.Lock()
@@ -81,13 +85,14 @@ class ModelOwner:
 
     def handlers(self) -> Mapping[str, Handler]:
         """The service's table: what serves each method, and for which role."""
-        return {
+        table = {
             "ListModels": Handler(self.list_models, _CLINIC),
             "FetchPlan": Handler(self.fetch_plan, _CLINIC),
             "FetchMaskedWeights": Handler(self.fetch_masked_weights, _CLINIC),
             "Prepare": Handler(self.prepare, _CLINIC),
             "Infer": Handler(self.infer, _CLINIC),
         }
+        return self._policy.guarded(table)
 
     def stock(self) -> Stock:
         """Sessions that are not over, and the disk space of their material."""
@@ -98,6 +103,7 @@ class ModelOwner:
     def close(self) -> None:
         """Let go of the ledger."""
         self._ledger.close()
+        self._policy.close()
 
     def _discard_useless(self) -> None:
         """Burn prepared sessions that are too old or whose artefact is not hosted any more."""
@@ -199,6 +205,8 @@ class ModelOwner:
                 "try again in a second"
             )
         try:
+            if row.state is State.READY:
+                self._policy.charge(call.peer.name, model.host.plan.batch)
             with model.host.open(call.deadline_seconds, self._limits.window_bytes) as begin:
                 self._run(begin, row, mark.epoch, channel, call)
         except RadiopaqueError as error:

@@ -66,6 +66,7 @@ Collector = Annotated[str, AfterValidator(_traces)]
 Seconds = Annotated[float, Field(gt=0, le=3600, strict=True)]
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 Bytes = Annotated[int, Field(ge=1, strict=True)]
+ClinicName = Annotated[str, Field(min_length=1, max_length=64)]
 Threads = Annotated[int, Field(ge=1, le=256, strict=True)]
 
 
@@ -235,6 +236,35 @@ class ModelOwnerLimits(CallLimits):
     )
 
 
+class PolicyConfig(_Table):
+    """What clinics are granted, against the extraction of models. Every key may be left out."""
+
+    clinics: tuple[ClinicName, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Names in the certificates of the clinics that may call. Without it, all whose "
+        "certificates are accepted.",
+        examples=[["clinic-a", "clinic-b"]],
+    )
+    images: Count | None = Field(
+        None,
+        description="Images that each clinic may have classified in any period.",
+        examples=[1000],
+    )
+    period_hours: float = Field(
+        24.0, gt=0, le=8784, strict=True, description="How long that period is."
+    )
+    output_bits: Count | None = Field(
+        None,
+        le=63,
+        description="Host no model that reveals more bits of each output (compile --output-bits).",
+        examples=[8],
+    )
+    labels_only: bool = Field(
+        False, description="Host no model that reveals scores (compile --labels-only)."
+    )
+
+
 class ModelOwnerConfig(_Table):
     """The model owner (vendor): hosts compiled models."""
 
@@ -256,6 +286,7 @@ class ModelOwnerConfig(_Table):
     tls: TlsConfig
     crypto_provider: PeerConfig
     limits: ModelOwnerLimits = ModelOwnerLimits()
+    policy: PolicyConfig = PolicyConfig()
     models: tuple[HostedModelConfig, ...] = Field(min_length=1)
 
 
