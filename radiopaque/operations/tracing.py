@@ -20,6 +20,7 @@ from radiopaque.transport.observer import OK, Observer
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
+_DELAY_MILLISECONDS: Final = 1000
 _FLUSH_MILLISECONDS: Final = 3000
 
 
@@ -75,7 +76,10 @@ def start(
     # not the library's global provider: other code in this process keeps its own
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(
-        BatchSpanProcessor(exporter or OTLPSpanExporter(endpoint=collector, timeout=5))
+        BatchSpanProcessor(
+            exporter or OTLPSpanExporter(endpoint=collector, timeout=5),
+            schedule_delay_millis=_DELAY_MILLISECONDS,
+        )
     )
     tracer = provider.get_tracer("radiopaque", radiopaque.__version__)
 
