@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_owner.artefacts import ArtefactCache, LocalModel, Offer, fetch_offer
 from data_owner.sessions import Answer, Prepared, Sessions
-from radiopaque.certificates import Role
+from radiopaque.certificates import PeerIdentity, Role
 from radiopaque.engine.devices import open_device
 from radiopaque.engine.names import EngineName
 from radiopaque.engine.plans import AnyPlan
@@ -85,6 +85,7 @@ class Client:
                 self._crypto_provider,
                 config.deadline_seconds,
                 config.window_bytes,
+                str(PeerIdentity(Role.DATA_OWNER, identity.name)),
             )
         except BaseException:
             self._model_owner.close()

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from data_owner.artefacts import LocalModel
 from data_owner.engines import Infer, Offline, Opened
+from radiopaque.audit import AuditLog
+from radiopaque.audit.log import Event
 from radiopaque.certificates import Role
 from radiopaque.engine.data_owner import SessionKey
 from radiopaque.errors import (
@@ -89,8 +91,14 @@ class Sessions:
         crypto_provider: Peer,
         deadline_seconds: float,
         window_bytes: int,
+        party: str,
     ) -> None:
         self._ledger = Ledger(store / "sessions.sqlite", DATA_OWNER)
+        try:
+            self._audit = AuditLog(store / "audit", party)
+        except BaseException:
+            self._ledger.close()
+            raise
         self._model_owner = model_owner
         self._crypto_provider = crypto_provider
         self._deadline = deadline_seconds
@@ -99,8 +107,9 @@ class Sessions:
         self._held: set[bytes] = set()
 
     def close(self) -> None:
-        """Let go of the ledger."""
+        """Let go of the ledger and the audit log."""
         self._ledger.close()
+        self._audit.close()
 
     def stock(self, model: LocalModel) -> int:
         """Prepared sessions of a model that nobody is using."""
@@ -158,7 +167,10 @@ class Sessions:
         session: bytes | None = reserved.session
         while session is not None:
             try:
-                answer = self._run(model, session, images)
+                with self._audit.attempt("Infer", **self._about(model, session)) as ended:
+                    answer = self._run(model, session, images)
+                    ended["sent_bytes"] = answer.online_bytes["data_owner_to_model_owner"]
+                    ended["received_bytes"] = answer.online_bytes["model_owner_to_data_owner"]
                 made = reserved.prepared if session == reserved.session else None
                 return replace(answer, prepared=made)
             except _RefusedError:
@@ -174,7 +186,24 @@ class Sessions:
             "prepare new ones (radiopaque data-owner prepare) and submit again"
         )
 
+    def _about(self, model: LocalModel, session: bytes) -> Event:
+        """What the audit log says of a session."""
+        return Event(
+            peer=f"model-owner at {self._model_owner.address}",
+            model=model.offer.name,
+            version=model.offer.version,
+            session=session.hex()[:8],
+        )
+
     def _prepare(self, model: LocalModel, session: bytes) -> Prepared:
+        with self._audit.attempt("Prepare", **self._about(model, session)) as ended:
+            prepared = self._prepare_both(model, session)
+            ended["sent_bytes"] = prepared.bytes["data_owner_to_model_owner"]
+            ended["received_bytes"] = prepared.bytes["model_owner_to_data_owner"]
+            return prepared
+
+    def _prepare_both(self, model: LocalModel, session: bytes) -> Prepared:
+        """At the crypto provider and at the vendor."""
         started = time.perf_counter()
         artefact = model.offer.id
         key = SessionKey(artefact, session, SecretKey.generate())

@@ -7,6 +7,8 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypedDict, Unpack
 
@@ -22,12 +24,15 @@ from radiopaque.audit.chain import (
 )
 from radiopaque.errors import StoreError
 from radiopaque.files import PRIVATE_FILE_MODE, make_private_directory, sync_directory
+from radiopaque.telemetry import get_logger
 
 SEGMENT_BYTES: Final = 1 << 26
 """A segment does not grow beyond this; another follows."""
 _MAX_TEXT: Final = 300
 _MAX_HEAD_BYTES: Final = 200
 _CLOSED: Final = -1
+
+_log = get_logger(__name__)
 
 
 class Event(TypedDict, total=False):
@@ -109,6 +114,31 @@ class AuditLog:
                 os.close(self._segment)
                 self._segment = _CLOSED
                 raise self._failed(error) from error
+
+    def note(self, event: str, **fields: Unpack[Event]) -> None:
+        """Add a line on what has happened already, and cannot be refused any more.
+
+        Where that fails, the party's log says so, and the next :meth:`write` raises.
+        """
+        try:
+            self.write(event, **fields)
+        except StoreError as error:
+            _log.failure("a line is missing in the audit log", error, kind=event)
+
+    @contextmanager
+    def attempt(self, event: str, **fields: Unpack[Event]) -> Iterator[Event]:
+        """A line before the block and one behind it, with its outcome and what it adds to the
+        yielded fields. Raises StoreError where the first cannot be written.
+        """
+        self.write(f"{event} begun", **fields)
+        ended = Event(**fields, outcome="ok")
+        try:
+            yield ended
+        except BaseException as error:
+            ended["outcome"] = type(error).__name__
+            raise
+        finally:
+            self.note(f"{event} ended", **ended)
 
     def _line(self, event: str, fields: Event) -> bytes:
         now = time.time()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
 from radiopaque.audit.log import AuditLog, Event
-from radiopaque.errors import StoreError
-from radiopaque.telemetry import get_logger
 from radiopaque.transport.observer import Observer
 
 if TYPE_CHECKING:
     from radiopaque.transport.admission import Call
-
-_log = get_logger(__name__)
 
 
 class Auditor(Observer):
@@ -37,14 +33,7 @@ class Auditor(Observer):
         for name in ("model", "version", "session"):
             if name in call.about:
                 fields[name] = call.about[name]
-        self._write(f"{method} ended", **fields)
+        self._log.note(f"{method} ended", **fields)
 
     def refused(self, method: str, outcome: str, peer: str) -> None:
-        self._write(f"{method} refused", peer=peer, outcome=outcome)
-
-    def _write(self, event: str, **fields: Unpack[Event]) -> None:
-        """The call is over whether or not this can be written; the next one is refused then."""
-        try:
-            self._log.write(event, **fields)
-        except StoreError as error:
-            _log.failure("a line is missing in the audit log", error, method=event)
+        self._log.note(f"{method} refused", peer=peer, outcome=outcome)
