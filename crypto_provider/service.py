@@ -20,7 +20,7 @@ from radiopaque.engine.crypten.dealing import deal as deal_crypten
 from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.crypto_provider import DealInputs, deal
 from radiopaque.errors import AccessError, ResourceError
-from radiopaque.files import make_private_directory
+from radiopaque.files import open_store
 from radiopaque.kernels.cpu import CPU
 from radiopaque.kernels.device import Device
 from radiopaque.ledger import CRYPTO_PROVIDER, Ledger, Seen, State
@@ -50,7 +50,7 @@ class CryptoProvider:
         device: Device = CPU,
         ledger: Ledger | None = None,
     ) -> None:
-        make_private_directory(store)
+        open_store(store)
         self._artefacts = Artefacts(store / "artefacts", most=most_models, device=device)
         self._ledger = ledger or Ledger(store / "sessions.sqlite", CRYPTO_PROVIDER)
         self._most_reserved = most_reserved

@@ -22,7 +22,7 @@ from radiopaque.engine.names import EngineName
 from radiopaque.engine.plans import AnyPlan
 from radiopaque.engine.warm_up import warm_up
 from radiopaque.errors import ConfigError, PlanError, UnknownModelError
-from radiopaque.files import make_private_directory
+from radiopaque.files import open_store
 from radiopaque.graph.plan import IntendedUse, Plan, Preprocessing
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
@@ -63,7 +63,7 @@ class Client:
     def __init__(self, config: DataOwnerConfig) -> None:
         self._device = open_device(config.device, config.threads)
         identity = config.tls.load(Role.DATA_OWNER)
-        make_private_directory(config.store)
+        open_store(config.store)
         self._config = config
         self._cache = ArtefactCache(config.store / "models", self._device)
         self._model_owner = Peer(

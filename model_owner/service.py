@@ -30,7 +30,7 @@ from radiopaque.errors import (
     RestoredLedgerError,
     UnknownSessionError,
 )
-from radiopaque.files import make_private_directory
+from radiopaque.files import open_store
 from radiopaque.ledger import MODEL_OWNER, Entry, Ledger, Mark, Seen, State
 from radiopaque.operations.stock import Stock
 from radiopaque.prg import KEY_BYTES, SecretKey
@@ -71,7 +71,7 @@ class ModelOwner:
         ledger: Ledger | None = None,
         rules: Rules | None = None,
     ) -> None:
-        make_private_directory(store)
+        open_store(store)
         self._hosted = hosted
         self._dealer = dealer
         self._limits = limits

@@ -16,7 +16,7 @@ import typer
 
 import radiopaque
 from radiopaque.errors import RadiopaqueError
-from radiopaque.heap import keep_freed_memory
+from radiopaque.heap import keep_freed_memory, leave_no_core_dump
 
 COMMANDS = {
     "demo": "See a real X-ray classified by three processes, none of which sees it all.",
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] and words[0] in PARTIES:
         keep_freed_memory()
+        leave_no_core_dump()
     try:
         _application(words)(args=words, prog_name="radiopaque")
     except RadiopaqueError as error:
