@@ -48,5 +48,7 @@ def attempt(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except RadiopaqueError as error:
-        text, _, remedy = str(error).partition("; ")
-        yield fail(check, text, remedy or "see the message")
+        message = str(error)
+        # a list of problems has its remedies in its lines
+        text, _, remedy = (message, "", "") if "\n" in message else message.partition("; ")
+        yield fail(check, text, remedy or "correct what the message names")
