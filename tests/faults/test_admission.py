@@ -19,6 +19,7 @@ from radiopaque.certificates import (
     authority,
     init_directory,
     issue,
+    revoke,
 )
 from radiopaque.errors import (
     AccessError,
@@ -209,6 +210,29 @@ def test_a_server_looks_at_its_own_certificate_first(
     code, error = command("model-owner", "serve", "--config", config)
     assert (code, error["error"]) == (6, "RoleError")
     assert "is for the role crypto-provider, this party is the model-owner" in error["message"]
+
+
+def test_a_clinic_with_a_revocation_list(
+    deployment: Deployment, clinic: Clinic, command: Command, tmp_path: Path
+) -> None:
+    """From its configuration: good servers are called, one that was revoked is not."""
+    authority = tmp_path / "authority"
+    authority.mkdir()
+    for name in ("ca.crt", "ca.key"):
+        (authority / name).write_bytes((deployment.folder / "certificates" / name).read_bytes())
+    other = issue(authority, Role.DATA_OWNER, "other")
+    crl = revoke(authority, other.certificate)
+    text = clinic.config.read_text()
+    clinic.config.write_text(text.replace("[tls]\n", f'[tls]\ncrl = "{crl}"\n'))
+    code, answer = command("data-owner", "models", "--config", clinic.config)
+    assert (code, list(answer)) == (0, ["models"])
+    revoke(authority, deployment.certificates[Role.MODEL_OWNER].certificate)
+    code, answer = command("data-owner", "models", "--config", clinic.config)
+    assert (code, answer["error"]) == (6, "AuthenticationError")
+    assert "model-owner 'model-owner' was revoked by" in answer["message"]
+    crl.unlink()
+    code, answer = command("data-owner", "models", "--config", clinic.config)
+    assert (code, answer["error"]) == (2, "ConfigError")
 
 
 # Whose session, which model, which tensor.
