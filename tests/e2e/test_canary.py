@@ -8,6 +8,7 @@ belongs, so that a search that cannot find anything does not pass.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def spellings(secret: bytes) -> list[bytes]:
         base64.b64encode(cut)[:20],
         base64.urlsafe_b64encode(cut)[:20],
         repr(cut[:10])[2:-1].encode(),
+        json.dumps(repr(cut[:10])[2:-1])[1:-1].encode(),
         str(list(cut[:10]))[1:-1].encode(),
         " ".join(str(byte) for byte in cut[:10]).encode(),
     ]

@@ -60,6 +60,19 @@ def test_equal_scores_give_one_label() -> None:
     assert np.isin(found, (0, 1)).all()
 
 
+def test_a_score_wins_by_few_units() -> None:
+    """Making scores distinct does not change their order: ranks weigh less than a unit."""
+    x = np.full((20, 14), -8.0, np.float32)
+    compiled, _ = labels(x, "Softmax")
+    apart = next(step for step in compiled.plan.steps if step.gate == p.AddConstant((14,)))
+    unit = 1 / float(apart.scale)
+    x[:, 13] = 1
+    x[:, 0] = 1 - 4 * unit
+    found = run_plan(compiled, x)
+    assert (found.argmax(axis=1) == 13).all()
+    assert (found.sum(axis=1) == 1).all()
+
+
 @pytest.mark.parametrize("ring_bits", [32, 64])
 def test_multi_label(ring_bits: int) -> None:
     x = np.asarray(rng(4).normal(scale=5, size=(30, 6)), np.float32)

@@ -112,22 +112,24 @@ def test_a_clock_that_is_set_back_gives_nothing(
 
 def test_of_many_at_once_as_many_as_the_quota_get_through(opened: Callable[..., Policy]) -> None:
     policy = opened(images=7)
-    through: list[int] = []
+    outcomes: list[type[Exception] | None] = []
 
     def work() -> None:
         for _ in range(4):
             try:
                 policy.charge("a", 1)
-            except ResourceError:
-                continue
-            through.append(1)
+            except Exception as error:
+                outcomes.append(type(error))
+            else:
+                outcomes.append(None)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(through) == 7
+    assert outcomes.count(None) == 7
+    assert outcomes.count(ResourceError) == 25
 
 
 def test_without_a_quota_nothing_is_counted(opened: Callable[..., Policy]) -> None:
