@@ -22,6 +22,7 @@ def register(application: typer.Typer) -> None:
 def _doctor(
     role: Role = typer.Argument(help="Which party this is."),
     config: Path = typer.Option(help="Its TOML file."),
+    only: list[str] = typer.Option([], help="Make this check alone; repeatable."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Check certificates, keys, store, ledger, disk, peers, versions and clocks.
@@ -33,7 +34,7 @@ def _doctor(
     from radiopaque.operations.doctor.run import examine
 
     found = []
-    for finding in examine(role, config):
+    for finding in examine(role, config, only):
         found.append(finding)
         if not as_json:
             _show(finding.level, finding.check, finding.text, finding.remedy)

@@ -76,12 +76,18 @@ def _application(words: Sequence[str]) -> typer.Typer:
     return application
 
 
-def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(radiopaque.__version__)
         raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    """Holds the options of no command."""
 
 
 def _unloaded() -> None:

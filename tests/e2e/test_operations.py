@@ -107,6 +107,10 @@ def test_the_doctor_finds_a_good_deployment_good(operated: Deployment, clinic: C
             "revocation",
             "disk",
         }
+    own = ("doctor", "model-owner", "--config", operated.owner.config, "--only", "own port")
+    assert set(levels(document(*own))) == {"configuration", "own port", "own port: TLS"}
+    unknown = document(*own, "--only", "weather", code=2)
+    assert "choose among: certificate, store" in unknown["message"]
     text = output("doctor", "data-owner", "--config", clinic.config)
     assert "pass model owner: serves at" in text.replace("  ", " ")
 

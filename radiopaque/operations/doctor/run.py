@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,8 +28,12 @@ from radiopaque.wire.plans import MAX_PLAN_BYTES
 _Check = tuple[str, Callable[[], Iterator[Finding]]]
 
 
-def examine(role: Role, path: Path) -> Iterator[Finding]:
-    """Every check of the party whose configuration is at ``path``, one after the other."""
+def examine(role: Role, path: Path, only: Collection[str] = ()) -> Iterator[Finding]:
+    """The checks of the party whose configuration is at ``path``, one after the other.
+
+    ``only`` names those that are made, else all are: certificate, store, disk, ledger, stock,
+    kernels, models, own port, metrics, model owner, crypto provider.
+    """
     loaders: dict[Role, Callable[[Path], CryptoProviderConfig | ModelOwnerConfig | DataOwnerConfig]]
     loaders = {
         Role.CRYPTO_PROVIDER: config.load_crypto_provider,
@@ -42,8 +46,15 @@ def examine(role: Role, path: Path) -> Iterator[Finding]:
         yield from attempt("configuration", partial(_raise, error))
         return
     yield fine("configuration", f"{path} is valid")
-    for name, look in _checks(role, settings):
-        yield from attempt(name, look)
+    checks = dict(_checks(role, settings))
+    unknown = sorted(set(only) - set(checks))
+    if unknown:
+        raise ConfigError(
+            f"there is no check {unknown[0]!r} of a {role}; choose among: {', '.join(checks)}"
+        )
+    for name, look in checks.items():
+        if not only or name in only:
+            yield from attempt(name, look)
 
 
 def _checks(
