@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_owner.images import read_image
+from data_owner.preprocess import preprocess
 from radiopaque.engine.artefact import mask_weights
 from radiopaque.errors import RadiopaqueError
 from radiopaque.prg import KEY_BYTES, SecretKey
@@ -169,6 +171,10 @@ def plant(run: Run) -> None:
     secrets.texts["patient"] = [value.encode() for value in PATIENT.values()]
     secrets.texts["patient"] += [value.lower().encode() for value in PATIENT.values()]
     secrets.add("pixels", pixels.tobytes(), pixels)
+    spec = run.deployment.networks["lungs"].plan.preprocessing
+    assert spec is not None
+    tensor = preprocess(read_image(run.folder / "picture.dcm"), spec)
+    secrets.add("image", tensor.tobytes(), tensor)
     compiled = run.deployment.compiled["lungs"]
     for words in compiled.weights.linear.values():
         secrets.add("weights", words.tobytes(), words.view(np.int32))

@@ -39,6 +39,7 @@ from radiopaque.wire.v1 import services_pb2 as pb
 from tests.conftest import Command
 from tests.e2e.parties import Clinic, Deployment
 from tests.faults.hand import SECONDS, Hand
+from tests.unit.transport.test_grpc_rotation import presented
 
 # Certificates and roles.
 
@@ -233,6 +234,23 @@ def test_a_clinic_with_a_revocation_list(
     crl.unlink()
     code, answer = command("data-owner", "models", "--config", clinic.config)
     assert (code, answer["error"]) == (2, "ConfigError")
+
+
+@pytest.mark.parametrize("role", [Role.MODEL_OWNER, Role.CRYPTO_PROVIDER])
+def test_a_running_server_takes_over_a_new_certificate(
+    serving: Deployment, clinic: Clinic, tmp_path: Path, role: Role
+) -> None:
+    """A process, whose files are replaced; a clinic and the other server go on with it."""
+    party = serving.owner if role is Role.MODEL_OWNER else serving.provider
+    old = serving.certificates[role]
+    new = issue(serving.folder / "certificates", role, str(role), output=tmp_path)
+    wanted = x509.load_pem_x509_certificate(new.certificate.read_bytes()).serial_number
+    assert presented(party.port, old.ca, role.server_name).serial_number != wanted
+    new.key.replace(old.key)
+    new.certificate.replace(old.certificate)
+    assert presented(party.port, old.ca, role.server_name).serial_number == wanted
+    with Client.from_config(clinic.config) as client:
+        client.infer_tensor(serving.networks["lungs-1.10"].images())
 
 
 # Whose session, which model, which tensor.

@@ -56,12 +56,14 @@ def hosting() -> Iterator[Callable[[Parties], Host]]:
         host.close()
 
 
-def presented(host: Host, ca: Path) -> x509.Certificate:
-    """The certificate that the server shows to a new connection."""
+def presented(
+    port: int, ca: Path, server_name: str = Role.MODEL_OWNER.server_name
+) -> x509.Certificate:
+    """The certificate that a server shows to a new connection."""
     context = ssl.create_default_context(cafile=str(ca))
     with (
-        socket.create_connection(("127.0.0.1", host.port), timeout=5) as connection,
-        context.wrap_socket(connection, server_hostname="model-owner.radiopaque") as secure,
+        socket.create_connection(("127.0.0.1", port), timeout=5) as connection,
+        context.wrap_socket(connection, server_hostname=server_name) as secure,
     ):
         return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
 
@@ -88,11 +90,11 @@ def test_a_server_shows_its_new_certificate_to_new_connections(
     host = hosting(files)
     list_models(host.peer)
     before = serial(files[Role.MODEL_OWNER].certificate)
-    assert presented(host, authority / "ca.crt").serial_number == before
+    assert presented(host.port, authority / "ca.crt").serial_number == before
     renew(authority, Role.MODEL_OWNER)
     after = serial(files[Role.MODEL_OWNER].certificate)
     assert before != after
-    assert presented(host, authority / "ca.crt").serial_number == after
+    assert presented(host.port, authority / "ca.crt").serial_number == after
     list_models(host.peer)
     with host.peer_of(load(files[Role.DATA_OWNER], Role.DATA_OWNER)) as peer:
         list_models(peer)
@@ -102,16 +104,16 @@ def test_a_half_replaced_pair_is_not_shown(
     authority: Path, hosting: Callable[[Parties], Host]
 ) -> None:
     host = hosting(parties(authority))
-    before = presented(host, authority / "ca.crt").serial_number
+    before = presented(host.port, authority / "ca.crt").serial_number
     key = authority / "model-owner.key"
     old = key.read_bytes()
     renew(authority, Role.MODEL_OWNER)
     new, after = key.read_bytes(), serial(authority / "model-owner.crt")
     key.write_bytes(old)
-    assert presented(host, authority / "ca.crt").serial_number == before
+    assert presented(host.port, authority / "ca.crt").serial_number == before
     list_models(host.peer)
     key.write_bytes(new)
-    assert presented(host, authority / "ca.crt").serial_number == after
+    assert presented(host.port, authority / "ca.crt").serial_number == after
 
 
 @pytest.mark.parametrize("damage", ["gone", "open", "another name"])
@@ -119,13 +121,13 @@ def test_files_that_do_not_serve_are_not_taken_over(
     authority: Path, hosting: Callable[[Parties], Host], damage: str
 ) -> None:
     host = hosting(parties(authority))
-    before = presented(host, authority / "ca.crt").serial_number
+    before = presented(host.port, authority / "ca.crt").serial_number
     if damage == "gone":
         (authority / "model-owner.crt").unlink()
     else:
         renew(authority, Role.MODEL_OWNER, "someone-else" if damage == "another name" else None)
         (authority / "model-owner.key").chmod(0o644 if damage == "open" else 0o600)
-    assert presented(host, authority / "ca.crt").serial_number == before
+    assert presented(host.port, authority / "ca.crt").serial_number == before
     list_models(host.peer)
 
 
