@@ -112,9 +112,7 @@ def issue(
     return files
 
 
-def request(
-    directory: Path, role: Role, name: str, hosts: Sequence[str] = DEFAULT_HOSTS
-) -> Request:
+def request(directory: Path, role: Role, name: str, hosts: Sequence[str] = ()) -> Request:
     """Make a key and ask for its certificate: ``<name>.key`` and ``<name>.csr`` in ``directory``.
 
     The request (PKCS #10) names the holder, role and hosts as :func:`issue` writes them; the key

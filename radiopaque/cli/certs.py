@@ -58,7 +58,9 @@ def _request(
     role: Role = typer.Argument(help="Role of the party."),
     name: str = typer.Argument(help="Name of the party, for example the clinic's."),
     output: Path = typer.Argument(help="Folder for the key and the request."),
-    host: list[str] = typer.Option(list(DEFAULT_HOSTS), help="DNS name or address; repeatable."),
+    host: list[str] = typer.Option(
+        [], help="DNS name or address that clients may check (server_name); repeatable."
+    ),
 ) -> None:
     """Make a key, and a request (PKCS #10) for the authority that your organisation runs.
 
