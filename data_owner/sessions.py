@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from radiopaque.errors import (
 )
 from radiopaque.ledger import DATA_OWNER, MARK_BYTES, Ledger, Mark, Seen, State
 from radiopaque.prg import SecretKey, new_id
+from radiopaque.telemetry import traces
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.link import Link
@@ -168,7 +169,8 @@ class Sessions:
         while session is not None:
             try:
                 with self._audit.attempt("Infer", **self._about(model, session)) as ended:
-                    answer = self._run(model, session, images)
+                    with _traced("infer", model, session):
+                        answer = self._run(model, session, images)
                     ended["sent_bytes"] = answer.online_bytes["data_owner_to_model_owner"]
                     ended["received_bytes"] = answer.online_bytes["model_owner_to_data_owner"]
                 made = reserved.prepared if session == reserved.session else None
@@ -197,7 +199,8 @@ class Sessions:
 
     def _prepare(self, model: LocalModel, session: bytes) -> Prepared:
         with self._audit.attempt("Prepare", **self._about(model, session)) as ended:
-            prepared = self._prepare_both(model, session)
+            with _traced("prepare", model, session):
+                prepared = self._prepare_both(model, session)
             ended["sent_bytes"] = prepared.bytes["data_owner_to_model_owner"]
             ended["received_bytes"] = prepared.bytes["model_owner_to_data_owner"]
             return prepared
@@ -342,6 +345,11 @@ class Sessions:
             "Reserve", request, pb.ReserveReply, counters, self._deadline
         )
         self._ledger.check_known(Mark.decode(reply.mark))
+
+
+def _traced(name: str, model: LocalModel, session: bytes) -> AbstractContextManager[None]:
+    offer = model.offer
+    return traces.span(name, session=session, model=offer.name, model_version=offer.version)
 
 
 class _RefusedError(Exception):

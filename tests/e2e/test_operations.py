@@ -20,6 +20,7 @@ from data_owner import Client
 from radiopaque.certificates import Role
 from radiopaque.cli.main import main
 from radiopaque.errors import PeerUnavailableError, UnknownModelError
+from radiopaque.telemetry import traces
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.wire.v1 import services_pb2 as pb
@@ -230,3 +231,26 @@ def test_rolling_back_while_serving(operated: Deployment, clinic: Clinic) -> Non
         finally:
             document(*roll_back, "1.10", *config)
     assert sorted(one["version"] for one in clinic.json("models")["models"]) == ["1.10", "1.9"]
+
+
+def test_a_clinic_traces_what_it_does(operated: Deployment, clinic: Clinic) -> None:
+    """Preparing and inferring, with the session that the servers' logs name."""
+    seen: list[tuple[str, dict[str, object]]] = []
+    traces.start(lambda name, _, __, fields: seen.append((name, fields)))
+    try:
+        infer(clinic)
+    finally:
+        traces.start(None)
+    assert [name for name, _ in seen] == ["prepare", "infer"]
+    for _, fields in seen:
+        assert (fields["model"], fields["model_version"]) == ("lungs", "1.10")
+        assert fields["outcome"] == "ok"
+        assert str(fields["session"]) in operated.owner.log.read_text()
+        assert set(fields) == {"session", "model", "model_version", "outcome"}
+
+
+def test_a_collector_that_is_down_holds_nobody_up(clinic: Clinic) -> None:
+    text = clinic.config.read_text()
+    clinic.config.write_text(f'traces = "http://127.0.0.1:{free_port()}/v1/traces"\n' + text)
+    # nobody listens there: the result comes all the same
+    infer(clinic)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import ssl
 import threading
@@ -239,3 +240,34 @@ def test_quantiles_of_buckets() -> None:
     assert beyond.quantile(0.99) == 0.1
     assert Method().quantile(0.5) is None
     assert Method(buckets={0.1: 0, float("inf"): 0}).quantile(0.5) is None
+
+
+def test_the_live_view(observed: Any, metrics: Metrics) -> None:
+    """What the screen says, with rates since the reading before; names cannot steer a terminal."""
+    from prometheus_client import generate_latest
+    from rich.console import Console
+
+    from radiopaque.cli.top import view
+
+    observed.functions["ListModels"] = no_models
+    before = parse(generate_latest(metrics.registry).decode())
+    for _ in range(4):
+        list_models(observed.peer)
+    until(lambda: metrics.registry.get_sample_value(CALLS, LISTED) == 4)
+    after = parse(generate_latest(metrics.registry).decode())
+    before.seconds, after.seconds = 1000.0, 1002.0
+    after.inferences = {("evil\x1b[2J[bold]", "lungs", "1"): 7}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(view(after, before))
+    text = console.export_text()
+    assert "3 READY, 1 STARTED" in text
+    assert "material: 0.01 of 0 GB" in text
+    (row,) = [line for line in text.splitlines() if "ListModels" in line]
+    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    assert cells[:6] == ["ListModels", "0", "4", "2.0", "0", "0"]
+    assert "\x1b" not in text
+    assert "evil?[2J[bold]" in text
+
+
+CALLS = "radiopaque_calls_total"
+LISTED = {"method": "ListModels", "outcome": "ok"}
