@@ -80,7 +80,7 @@ def view(now: Snapshot, before: Snapshot) -> Group:
     ]
     if limit:
         used = values.get("radiopaque_material_bytes", 0.0)
-        lines.append(f"material: {used / 1e9:.2f} of {limit / 1e9:.0f} GB")
+        lines.append(f"material: {used / 1e9:.2f} of {limit / 1e9:.2f} GB")
     texts = (
         Text(printable(line), style="" if number else "bold") for number, line in enumerate(lines)
     )
@@ -90,10 +90,12 @@ def view(now: Snapshot, before: Snapshot) -> Group:
 def _methods(now: Snapshot, before: Snapshot) -> Table:
     from rich.table import Table
 
+    from radiopaque.operations.snapshot import Method
+
     table = Table("method", "now", "calls", "per s", "not ok", "refused", "p50 s", "p99 s", "MB/s")
     elapsed = max(now.seconds - before.seconds, 1e-9)
     for name, one in sorted(now.methods.items()):
-        past = before.methods.get(name, one)
+        past = before.methods.get(name, Method())
         moved = _bytes(one) - _bytes(past)
         calls, ok = sum(one.calls.values()), one.calls.get("ok", 0)
         table.add_row(

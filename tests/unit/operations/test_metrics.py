@@ -261,7 +261,7 @@ def test_the_live_view(observed: Any, metrics: Metrics) -> None:
     console.print(view(after, before))
     text = console.export_text()
     assert "3 READY, 1 STARTED" in text
-    assert "material: 0.01 of 0 GB" in text
+    assert "material: 0.01 of 0.02 GB" in text
     (row,) = [line for line in text.splitlines() if "ListModels" in line]
     cells = [cell.strip() for cell in row.strip("│ ").split("│")]
     assert cells[:6] == ["ListModels", "0", "4", "2.0", "0", "0"]
