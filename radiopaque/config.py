@@ -290,6 +290,18 @@ class ModelOwnerConfig(_Table):
     models: tuple[HostedModelConfig, ...] = Field(min_length=1)
 
 
+class RetryConfig(_Table):
+    """What is done when a submission is broken off: another attempt on fresh material."""
+
+    attempts: int = Field(
+        5, ge=1, le=100, strict=True, description="Attempts for each image; 1 tries no second time."
+    )
+    first_seconds: Seconds = Field(
+        0.5, description="Wait before the second attempt; it doubles with each further one."
+    )
+    longest_seconds: Seconds = Field(30.0, description="Longest wait before an attempt.")
+
+
 class DataOwnerConfig(_Table):
     """The data owner (clinic): submits images. It opens no port."""
 
@@ -329,6 +341,7 @@ class DataOwnerConfig(_Table):
         description="Memory, of the device, for the material of one inference. What is beyond it "
         "(or beyond the largest layer, if that takes more) is computed while the inference runs.",
     )
+    retry: RetryConfig = RetryConfig()
     tls: TlsConfig
     model_owner: PeerConfig
     crypto_provider: PeerConfig
