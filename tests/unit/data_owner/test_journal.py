@@ -85,9 +85,7 @@ def test_a_damaged_line_is_refused(path: Path, image: Image, bad: bytes) -> None
     with Journal(path) as journal:
         journal.add(image, ARTEFACT, Result(ANSWER, 0, WHEN))
     path.write_bytes(path.read_bytes() + bad + b"\n")
-    with pytest.raises(
-        StoreError, match=r"line 2 of the journal .* is damaged; move"
-    ):
+    with pytest.raises(StoreError, match=r"line 2 of the journal .* is damaged; move"):
         Journal(path)
 
 
