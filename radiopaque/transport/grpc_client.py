@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
@@ -14,7 +15,7 @@ from google.protobuf.message import Message
 
 from radiopaque import versions
 from radiopaque.certificates import Identity, Role, Watch
-from radiopaque.errors import ConnectionLostError, RadiopaqueError
+from radiopaque.errors import ConnectionLostError, RadiopaqueError, VersionError
 from radiopaque.transport import health
 from radiopaque.transport.channel import DEFAULT_DEADLINE_SECONDS, Counters
 from radiopaque.transport.status import from_rpc_error
@@ -42,6 +43,8 @@ _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # The thread that asks for a download's messages takes them off the wire itself.
+    ("SingleThreadedUnaryStream", 1),
 )
 _CLOSE_SECONDS: Final = 5.0
 _LOOPBACK: Final = ("localhost:", "127.", "[::1]:")
@@ -239,6 +242,10 @@ class Peer:
             raise self._typed(error) from None
         finally:
             call.cancel()
+            # gRPC frees the call when its end has been taken, too
+            with suppress(grpc.RpcError):
+                for _ in call:
+                    pass
 
     def check_health(self, deadline_seconds: float) -> PeerHealth:
         """Ask how the peer is, whatever its version; see :mod:`radiopaque.transport.health`."""
@@ -251,6 +258,12 @@ class Peer:
                 .with_call(messages.encode(health.Request()), timeout=deadline_seconds)
             )
         except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                role = self.role.text
+                raise VersionError(
+                    f"the {role} at {self.address} answers no health checks, as releases before "
+                    f"0.2.0; upgrade the {role}"
+                ) from None
             raise self._typed(error) from None
         answered = time.time()
         version = versions.stated(call.initial_metadata())

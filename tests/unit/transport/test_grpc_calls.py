@@ -94,6 +94,20 @@ def test_abandoned_download_ends_at_the_server(host: Any) -> None:
     assert ended.wait(5)
 
 
+def test_a_download_needs_no_thread_of_its_own(make_host: Callable[..., Any]) -> None:
+    """What is dealt is most of all bytes; a hand-over for each message would cost a fifth more."""
+    host = make_host()
+    host.functions["FetchMaskedWeights"] = lambda *_: iter([pb.Chunk(offset=1)] * 3)
+    before = set(threading.enumerate())
+    chunks = host.peer.download(
+        "FetchMaskedWeights", pb.FetchMaskedWeightsRequest(), pb.Chunk, Counters()
+    )
+    next(chunks)
+    started = {thread.name for thread in set(threading.enumerate()) - before}
+    assert len(list(chunks)) == 2
+    assert not [name for name in started if not name.startswith("radiopaque-call")]
+
+
 def test_error_in_the_middle_of_a_download(host: Any) -> None:
     def weights(request: pb.FetchMaskedWeightsRequest, _: Call) -> Iterator[pb.Chunk]:
         yield pb.Chunk(offset=1)
