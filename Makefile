@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format soak proto clean
+.PHONY: demo test check format soak proto wheel sbom constraints clean
 
 demo: $(VENV)/.base
 	$(BIN)/radiopaque demo
@@ -17,6 +17,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m supply_chain.licences
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
@@ -24,6 +25,18 @@ format: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m soak
+
+# The same commit gives the same bytes. Into dist/, with what it needs as a bill of materials.
+wheel: $(VENV)/.dev
+	$(BIN)/python -m supply_chain.wheel
+
+sbom: $(VENV)/.dev
+	$(BIN)/python -m supply_chain.sbom
+
+# Pins what is installed in .venv now, after the tests have passed with it.
+constraints: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	sh supply_chain/constraints.sh $(BIN)/python
 
 # Regenerates the committed stubs; needs grpcio-tools 1.81.1 in the Python named by PROTO_PYTHON.
 proto:

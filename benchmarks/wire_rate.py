@@ -17,10 +17,10 @@ from pathlib import Path
 from benchmarks.processes import announced
 from radiopaque.certificates import Role, init_directory, load_identity
 from radiopaque.errors import ConnectionLostError, ProtocolError
+from radiopaque.graph.bands import BLOCK_BYTES
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.grpc_client import SERVICES, Peer
 from radiopaque.transport.grpc_server import Call, Handler, Server
-from radiopaque.graph.bands import BLOCK_BYTES
 from radiopaque.wire.frames import SESSION_BYTES, Frame, Kind
 
 _METHOD = "Infer"

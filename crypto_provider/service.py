@@ -20,10 +20,11 @@ from radiopaque.engine.crypten.dealing import deal as deal_crypten
 from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.crypto_provider import DealInputs, deal
 from radiopaque.errors import AccessError, ResourceError
-from radiopaque.files import make_private_directory
+from radiopaque.files import open_store
 from radiopaque.kernels.cpu import CPU
 from radiopaque.kernels.device import Device
-from radiopaque.ledger import CRYPTO_PROVIDER, Ledger, State
+from radiopaque.ledger import CRYPTO_PROVIDER, Ledger, Seen, State
+from radiopaque.operations.stock import Stock
 from radiopaque.prg import SecretKey
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.grpc_server import Call, Handler
@@ -47,10 +48,11 @@ class CryptoProvider:
         reservation_seconds: float,
         concurrent_deals: int,
         device: Device = CPU,
+        ledger: Ledger | None = None,
     ) -> None:
-        make_private_directory(store)
+        open_store(store)
         self._artefacts = Artefacts(store / "artefacts", most=most_models, device=device)
-        self._ledger = Ledger(store / "sessions.sqlite", CRYPTO_PROVIDER)
+        self._ledger = ledger or Ledger(store / "sessions.sqlite", CRYPTO_PROVIDER)
         self._most_reserved = most_reserved
         self._most_reserved_per_clinic = most_reserved_per_clinic
         self._reservation_seconds = reservation_seconds
@@ -64,6 +66,10 @@ class CryptoProvider:
             "Reserve": Handler(self.reserve, frozenset({Role.DATA_OWNER})),
             "Deal": Handler(self.deal, frozenset({Role.MODEL_OWNER})),
         }
+
+    def stock(self) -> Stock:
+        """Sessions that are not over."""
+        return Stock({state: self._ledger.count(state) for state in (State.RESERVED, State.DEALT)})
 
     def close(self) -> None:
         """Let go of the ledger."""
@@ -85,16 +91,19 @@ class CryptoProvider:
         session = messages.session_id(request.session)
         messages.digest(request.plan_digest, "plan digest")
         key = messages.key(request.key_d, "key_D")
+        epoch = messages.epoch(request.epoch)
         with self._admitting:
             self._check_limits(call.peer.name)
+            mark = self._ledger.mark(call.peer.name, epoch)
             self._ledger.create(
                 session,
                 artefact=messages.artefact_id(request.artefact),
                 peer=call.peer.name,
                 binding=request.plan_digest,
                 secret=key,
+                seen=Seen(call.peer.name, epoch, session),
             )
-        return pb.ReserveReply()
+        return pb.ReserveReply(mark=mark.encode())
 
     def _check_limits(self, clinic: str) -> None:
         self._ledger.expire(State.RESERVED, self._reservation_seconds)
@@ -121,13 +130,17 @@ class CryptoProvider:
             raise AccessError(
                 f"session {session.hex()[:8]} was reserved for another model; prepare another"
             )
+        # Not only when the next one reserves: a copy of the ledger may have been put back.
+        self._ledger.expire(State.RESERVED, self._reservation_seconds)
         if not self._dealing.acquire(timeout=call.deadline_seconds):
             raise ResourceError("this crypto provider is busy dealing; try again later")
         try:
             maps = self._artefacts.maps(artefact.artefact)
+            call.about.update(model=registered.plan.name, version=registered.plan.version)
             key_d = SecretKey(
                 self._ledger.advance(session, State.RESERVED, State.DEALT).secret or b""
             )
+            call.about["session"] = session.hex()[:8]
             try:
                 if isinstance(registered.plan, CryptenPlan):
                     yield from deal_crypten(registered.plan, artefact, session, key_d, key_o)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,16 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from data_owner import journal
 from data_owner.artefacts import ArtefactCache, LocalModel, Offer, fetch_offer
+from data_owner.journal import Journal
+from data_owner.retry import Backoff
 from data_owner.sessions import Answer, Prepared, Sessions
-from radiopaque.certificates import Role, load_identity
+from data_owner.submission import Done, Failure, Progress, Submission, Wish, preprocessing_of
+from radiopaque.certificates import PeerIdentity, Role
 from radiopaque.engine.devices import open_device
 from radiopaque.engine.names import EngineName
-from radiopaque.engine.plans import AnyPlan
 from radiopaque.engine.warm_up import warm_up
-from radiopaque.errors import ConfigError, PlanError, UnknownModelError
-from radiopaque.files import make_private_directory
-from radiopaque.graph.plan import IntendedUse, Plan, Preprocessing
+from radiopaque.errors import ConfigError, UnknownModelError
+from radiopaque.files import open_store
+from radiopaque.graph.plan import Plan
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.wire.v1 import services_pb2 as pb
@@ -32,40 +34,14 @@ if TYPE_CHECKING:
     from data_owner.report import InferenceReport
     from radiopaque.config import DataOwnerConfig
 
-Progress = Callable[[str], None]
-"""Told in one line what is being done."""
-
-_GROUP = 8
-"""Sessions that are reserved at a time for a list of images."""
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """An image file, preprocessed."""
-
-    name: str
-    tensor: NDArray[np.float32] = field(repr=False)
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A picture with the answer that holds its result, in row ``index``."""
-
-    picture: _Picture
-    answer: Answer
-    index: int
-
 
 class Client:
     """One clinic's connection to its vendor and crypto provider. Use it as a context manager."""
 
     def __init__(self, config: DataOwnerConfig) -> None:
         self._device = open_device(config.device, config.threads)
-        identity = load_identity(
-            config.tls.certificate, config.tls.key, config.tls.ca, Role.DATA_OWNER
-        )
-        make_private_directory(config.store)
+        identity = config.tls.load(Role.DATA_OWNER)
+        open_store(config.store)
         self._config = config
         self._cache = ArtefactCache(config.store / "models", self._device)
         self._model_owner = Peer(
@@ -87,11 +63,13 @@ class Client:
                 self._crypto_provider,
                 config.deadline_seconds,
                 config.window_bytes,
+                str(PeerIdentity(Role.DATA_OWNER, identity.name)),
             )
         except BaseException:
             self._model_owner.close()
             self._crypto_provider.close()
             raise
+        self._stop_traces = _start_traces(config, PeerIdentity(Role.DATA_OWNER, identity.name))
         self._fetching = threading.Lock()
         self._model: LocalModel | None = None
         self.setup = Counters()
@@ -124,6 +102,7 @@ class Client:
         self._model_owner.close()
         self._crypto_provider.close()
         self._sessions.close()
+        self._stop_traces()
 
     def models(self) -> list[tuple[str, str, str]]:
         """(name, version, plan digest) of every model that the vendor offers."""
@@ -212,41 +191,36 @@ class Client:
 
         A plan for several images at once is filled up with zeros. Raises ImageError; a file that
         cannot be used costs no session. Threads may call this at the same time.
-
-        Sessions are prepared before files are opened: from then to the result the crypto provider
-        is not contacted. Reports are made when all inferences are over, so that the vendor does
-        not see how long a picture takes to draw.
         """
-        tell = progress or (lambda _: None)
-        with self._refetching():
-            model = self.model()
-            plan = model.offer.plan
-            files = [Path(path) for path in paths]
-            group = plan.batch * _GROUP
-            done: list[_Done] = []
-            for start in range(0, len(files), group):
-                done += self._infer_group(model, files[start : start + group], tell)
-        return _reports(model.offer, done)
-
-    def _infer_group(
-        self, model: LocalModel, paths: Sequence[Path], progress: Progress
-    ) -> list[_Done]:
-        plan = model.offer.plan
-        spec = preprocessing_of(plan)
-        count = -(-len(paths) // plan.batch)
-        done: list[_Done] = []
-
-        def preparing() -> None:
-            progress("preparing a session (no image needed for this part)")
-
-        with self._sessions.reserve(model, count, preparing) as reserved:
-            pictures = [_read(path, spec, plan.intended_use) for path in paths]
-            for number, item in enumerate(reserved):
-                chosen = pictures[number * plan.batch : (number + 1) * plan.batch]
-                progress(f"secure inference of {', '.join(picture.name for picture in chosen)}")
-                answer = self._sessions.infer(model, item, _batch(chosen, plan.batch))
-                done += [_Done(picture, answer, index) for index, picture in enumerate(chosen)]
+        wish = Wish(progress=progress or (lambda _: None))
+        done: list[InferenceReport] = []
+        for outcome in self.submit([Path(path) for path in paths], wish):
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            done.append(outcome)
         return done
+
+    def journal(self, folder: Path | None = None) -> Journal:
+        """The journal of a folder of reports, or the one in the store. Close it.
+
+        Raises StoreError.
+        """
+        return Journal((folder or self._config.store) / journal.FILE)
+
+    def submit(self, paths: Sequence[Path], wish: Wish) -> Iterator[InferenceReport | Failure]:
+        """Image files to reports as they are done, in their order; then the error that ended it.
+
+        What a dead peer, a lost connection or a timeout breaks off is tried again on fresh
+        material, as ``retry`` in the configuration says. Reports are made when the inferences of a
+        group are over, so that the vendor does not see how long a picture takes to draw.
+        """
+        retry = self._config.retry
+        backoff = Backoff(retry.attempts, retry.first_seconds, retry.longest_seconds)
+        submission = Submission(self._sessions, self.model, replace(wish, backoff=backoff))
+        with self._refetching():
+            for model, outcomes in submission.run(paths):
+                for outcome in outcomes:
+                    yield outcome if isinstance(outcome, Failure) else _report(model.offer, outcome)
 
     @contextmanager
     def _refetching(self) -> Iterator[None]:
@@ -259,48 +233,27 @@ class Client:
             raise
 
 
-def _read(path: Path, spec: Preprocessing, use: IntendedUse | None) -> _Picture:
-    from data_owner.images import read_image
-    from data_owner.intended_use import check
-    from data_owner.preprocess import preprocess
-
-    image = read_image(path)
-    warnings = tuple(check(image.meta, use)) if use else ()
-    return _Picture(path.name, preprocess(image, spec), warnings)
-
-
-def _batch(pictures: Sequence[_Picture], size: int) -> NDArray[np.float32]:
-    """Network inputs [size, c, h, w], filled up with zeros."""
-    tensors = [picture.tensor for picture in pictures]
-    return np.stack([*tensors, *[np.zeros_like(tensors[0])] * (size - len(tensors))])
-
-
-def _reports(offer: Offer, done: Sequence[_Done]) -> list[InferenceReport]:
+def _report(offer: Offer, done: Done) -> InferenceReport:
     from data_owner.preprocess import picture_png
     from data_owner.results import report
 
-    spec = preprocessing_of(offer.plan)
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    return [
-        report(
-            offer,
-            item.picture.name,
-            item.answer,
-            item.index,
-            item.answer.prepared,
-            item.picture.warnings,
-            picture_png(item.picture.tensor, spec),
-            created,
-        )
-        for item in done
-    ]
+    answer = done.result.answer
+    return report(
+        offer,
+        done.picture.name,
+        answer,
+        done.result.index,
+        answer.prepared,
+        done.picture.warnings,
+        picture_png(done.picture.tensor, preprocessing_of(offer.plan)),
+        done.result.created,
+    )
 
 
-def preprocessing_of(plan: AnyPlan) -> Preprocessing:
-    """The plan's preprocessing. Raises PlanError for a plan that does not take images."""
-    if plan.preprocessing is None:
-        raise PlanError(
-            f"model {plan.name} states no preprocessing for images; "
-            "the vendor must compile it with a manifest, or call infer_tensor"
-        )
-    return plan.preprocessing
+def _start_traces(config: DataOwnerConfig, own: PeerIdentity) -> Callable[[], None]:
+    """Traces of this process, where they are asked for; returns what ends them."""
+    if config.traces is None:
+        return lambda: None
+    from radiopaque.operations import tracing
+
+    return tracing.start(config.traces, own)

@@ -113,9 +113,10 @@ def make_folder(directory: str | Path) -> None:
 def write_report(directory: str | Path, result: InferenceReport) -> tuple[Path, Path]:
     """Write ``NAME.json`` and ``NAME.html`` into ``directory`` and return their paths.
 
-    NAME is the image's; where a report of that name exists, the session's first digits are added,
-    so nothing is overwritten. The folder is made where it is missing; files are written to a
-    temporary name first, and are readable by their owner alone (mode 0600).
+    NAME is the image's; where another report of that name exists, the session's first digits are
+    added, so nothing is overwritten; the same report again is written once. The folder is made
+    where it is missing; files are written to a temporary name first, and are readable by their
+    owner alone (mode 0600).
     Raises ``StoreError`` where that is not possible.
     """
     folder = Path(directory)
@@ -287,6 +288,16 @@ def _free_name(folder: Path, result: InferenceReport) -> str:
     stem, suffix = os.path.splitext(file)
     name = (stem if suffix.lower() in _IMAGE_SUFFIXES else file)[:_LONGEST_NAME].strip(". ")
     name = name or "image"
+    longer = f"{name}-{result.session_id[:8]}"
+    for known in (name, longer):
+        if _is_this(folder / f"{known}.json", result):
+            return known
     if any((folder / f"{name}{suffix}").exists() for suffix in (".json", ".html")):
-        return f"{name}-{result.session_id[:8]}"
+        return longer
     return name
+
+
+def _is_this(path: Path, result: InferenceReport) -> bool:
+    """Whether a file is this report already: a submission that goes on writes it again."""
+    data = to_json(result).encode("utf-8", "backslashreplace")
+    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data

@@ -11,7 +11,7 @@ from data_owner.sessions import Answer, Prepared
 from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.names import EngineName
 from radiopaque.engine.plans import AnyPlan
-from radiopaque.graph.plan import Task
+from radiopaque.graph.plan import Plan, Task
 
 IMPLAUSIBLE = 1000.0
 """Times the largest output that the vendor's check saw: nothing but a gross error reaches that."""
@@ -25,6 +25,12 @@ def probabilities(logits: NDArray[np.float64], task: Task) -> NDArray[np.float64
     if task == "multilabel":
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
     return np.empty(0)
+
+
+NO_SCORES = (
+    "the vendor reveals labels alone: 1 says that the class applies, 0 that it does not; "
+    "neither is a probability"
+)
 
 
 def report(
@@ -41,6 +47,7 @@ def report(
     plan = offer.plan
     logits = answer.outputs[index].reshape(-1)
     classes = plan.classes or tuple(f"output {i}" for i in range(logits.size))
+    labels_only = isinstance(plan, Plan) and plan.labels_only
     use = plan.intended_use
     return InferenceReport(
         image=image,
@@ -49,9 +56,15 @@ def report(
         statement=use.statement if use else "",
         task=plan.task,
         classes=classes,
-        probabilities=tuple(float(v) for v in probabilities(logits, plan.task)),
+        probabilities=tuple(
+            float(v) for v in (logits if labels_only else probabilities(logits, plan.task))
+        ),
         logits=tuple(float(v) for v in logits),
-        warnings=(*warnings, *_engine_warnings(plan, logits)),
+        warnings=(
+            *warnings,
+            *((NO_SCORES,) if labels_only else ()),
+            *_engine_warnings(plan, logits),
+        ),
         online_seconds=answer.online_seconds,
         prepare_seconds=answer.prepare_seconds,
         offline_seconds=prepared.seconds if prepared else 0.0,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,23 +22,31 @@ from numpy.typing import NDArray
 
 from data_owner.artefacts import LocalModel
 from data_owner.engines import Infer, Offline, Opened
+from radiopaque.audit import AuditLog
+from radiopaque.audit.log import Event
+from radiopaque.certificates import Role
 from radiopaque.engine.data_owner import SessionKey
 from radiopaque.errors import (
     ProtocolError,
     RadiopaqueError,
+    RestoredLedgerError,
     SessionStateError,
     StoreError,
     TransportError,
     UnknownSessionError,
 )
-from radiopaque.ledger import DATA_OWNER, Ledger, State
+from radiopaque.ledger import DATA_OWNER, MARK_BYTES, Ledger, Mark, Seen, State
 from radiopaque.prg import SecretKey, new_id
+from radiopaque.telemetry import traces
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.link import Link
 from radiopaque.wire import messages
 from radiopaque.wire.frames import Kind
 from radiopaque.wire.v1 import services_pb2 as pb
+
+_VENDOR = str(Role.MODEL_OWNER)
+"""Under which the vendor's marks are kept in the ledger."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,14 @@ class Sessions:
         crypto_provider: Peer,
         deadline_seconds: float,
         window_bytes: int,
+        party: str,
     ) -> None:
         self._ledger = Ledger(store / "sessions.sqlite", DATA_OWNER)
+        try:
+            self._audit = AuditLog(store / "audit", party)
+        except BaseException:
+            self._ledger.close()
+            raise
         self._model_owner = model_owner
         self._crypto_provider = crypto_provider
         self._deadline = deadline_seconds
@@ -94,8 +108,9 @@ class Sessions:
         self._held: set[bytes] = set()
 
     def close(self) -> None:
-        """Let go of the ledger."""
+        """Let go of the ledger and the audit log."""
         self._ledger.close()
+        self._audit.close()
 
     def stock(self, model: LocalModel) -> int:
         """Prepared sessions of a model that nobody is using."""
@@ -153,7 +168,11 @@ class Sessions:
         session: bytes | None = reserved.session
         while session is not None:
             try:
-                answer = self._run(model, session, images)
+                with self._audit.attempt("Infer", **self._about(model, session)) as ended:
+                    with _traced("infer", model, session):
+                        answer = self._run(model, session, images)
+                    ended["sent_bytes"] = answer.online_bytes["data_owner_to_model_owner"]
+                    ended["received_bytes"] = answer.online_bytes["model_owner_to_data_owner"]
                 made = reserved.prepared if session == reserved.session else None
                 return replace(answer, prepared=made)
             except _RefusedError:
@@ -169,7 +188,25 @@ class Sessions:
             "prepare new ones (radiopaque data-owner prepare) and submit again"
         )
 
+    def _about(self, model: LocalModel, session: bytes) -> Event:
+        """What the audit log says of a session."""
+        return Event(
+            peer=f"model-owner at {self._model_owner.address}",
+            model=model.offer.name,
+            version=model.offer.version,
+            session=session.hex()[:8],
+        )
+
     def _prepare(self, model: LocalModel, session: bytes) -> Prepared:
+        with self._audit.attempt("Prepare", **self._about(model, session)) as ended:
+            with _traced("prepare", model, session):
+                prepared = self._prepare_both(model, session)
+            ended["sent_bytes"] = prepared.bytes["data_owner_to_model_owner"]
+            ended["received_bytes"] = prepared.bytes["model_owner_to_data_owner"]
+            return prepared
+
+    def _prepare_both(self, model: LocalModel, session: bytes) -> Prepared:
+        """At the crypto provider and at the vendor."""
         started = time.perf_counter()
         artefact = model.offer.id
         key = SessionKey(artefact, session, SecretKey.generate())
@@ -225,10 +262,11 @@ class Sessions:
         channel = self._model_owner.open("Infer", self._deadline)
         try:
             link = Link(channel, session)
-            link.send(0, Kind.START)
-            _wait_ready(link)
+            link.send(0, Kind.START, 0, self._ledger.mark(_VENDOR).encode())
+            mark = _wait_ready(link)
+            self._ledger.check_used(mark)
             opened.wait_ready()
-            infer = self._start(opened, session)
+            infer = self._start(opened, session, mark.epoch)
             before = channel.counters.snapshot()
             began = time.perf_counter()
             outputs = infer(images, channel)
@@ -254,9 +292,14 @@ class Sessions:
             },
         )
 
-    def _start(self, opened: Opened, session: bytes) -> Infer:
-        """The session in memory, its key erased from the disk, before the image is masked."""
-        secret = self._ledger.advance(session, State.BOUND, State.STARTED).secret or b""
+    def _start(self, opened: Opened, session: bytes, epoch: bytes) -> Infer:
+        """The session in memory, its key erased from the disk, before the image is masked.
+
+        ``epoch`` is that of the vendor's ledger, which has the session as started.
+        """
+        seen = Seen(_VENDOR, epoch, session)
+        entry = self._ledger.advance(session, State.BOUND, State.STARTED, seen=seen)
+        secret = entry.secret or b""
         return opened.start(session, secret)
 
     def _burn_unless_bound(self, session: bytes) -> None:
@@ -296,8 +339,17 @@ class Sessions:
             plan_digest=key.artefact.plan_digest,
             artefact=key.artefact.artefact,
             key_d=key.key_d.reveal(),
+            epoch=self._ledger.epoch,
         )
-        self._crypto_provider.call("Reserve", request, pb.ReserveReply, counters, self._deadline)
+        reply = self._crypto_provider.call(
+            "Reserve", request, pb.ReserveReply, counters, self._deadline
+        )
+        self._ledger.check_known(Mark.decode(reply.mark))
+
+
+def _traced(name: str, model: LocalModel, session: bytes) -> AbstractContextManager[None]:
+    offer = model.offer
+    return traces.span(name, session=session, model=offer.name, model_version=offer.version)
 
 
 class _RefusedError(Exception):
@@ -308,10 +360,10 @@ class _RefusedError(Exception):
         self.reason = reason
 
 
-def _wait_ready(link: Link) -> None:
+def _wait_ready(link: Link) -> Mark:
     try:
-        link.receive(0, Kind.READY, 0, 0)
-    except (SessionStateError, UnknownSessionError, StoreError) as error:
+        return Mark.decode(link.receive(0, Kind.READY, 0, MARK_BYTES).tobytes())
+    except (RestoredLedgerError, SessionStateError, UnknownSessionError, StoreError) as error:
         raise _RefusedError(error) from None
 
 

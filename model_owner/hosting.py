@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from model_owner.engines import CryptenHost, GateHost
+from model_owner.rollback import version_key
 from radiopaque.engine.artefact import ArtefactKey, mask_weights, weights_digest
 from radiopaque.engine.crypten import weights_file as crypten_file
 from radiopaque.engine.crypten.process import check_installed
@@ -32,11 +32,21 @@ class HostedModel:
     masked_weights: bytes = field(repr=False)
     masked_weights_digest: bytes
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What an observer of a call is told of the model."""
+        return {"model": self.name, "version": self.version}
+
 
 class Hosted:
-    """All hosted models."""
+    """All hosted models. ``newest`` tells which of them are withdrawn for now, as being newer."""
 
-    def __init__(self, models: Sequence[HostedModel]) -> None:
+    def __init__(
+        self,
+        models: Sequence[HostedModel],
+        newest: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self._newest = newest
         self._by_artefact = {model.key.id.artefact: model for model in models}
         self._by_name: dict[tuple[str, str], HostedModel] = {}
         for model in models:
@@ -47,22 +57,32 @@ class Hosted:
 
     @classmethod
     def load(
-        cls, directories: Iterable[tuple[Path, str | None, str | None]], device: Device = CPU
+        cls,
+        directories: Iterable[tuple[Path, str | None, str | None]],
+        device: Device = CPU,
+        newest: Callable[[], Mapping[str, str]] = dict,
     ) -> Hosted:
         """From compiled folders with the name and version to offer them under, or the plan's.
 
         The compiled engine's weights are brought to ``device``.
         """
-        return cls([_load(path, name, version, device) for path, name, version in directories])
+        models = [_load(path, name, version, device) for path, name, version in directories]
+        return cls(models, newest)
+
+    def loaded(self) -> list[HostedModel]:
+        """Every model, also those that are withdrawn for now."""
+        return list(self._by_name.values())
 
     def all(self) -> list[HostedModel]:
-        """Every model, sorted by name and version."""
-        return sorted(self._by_name.values(), key=lambda m: (m.name, version_key(m.version)))
+        """Every model that is served now, sorted by name and version."""
+        newest = self._newest()
+        served = [model for model in self._by_name.values() if _is_served(model, newest)]
+        return sorted(served, key=lambda m: (m.name, version_key(m.version)))
 
     def by_artefact(self, artefact: bytes) -> HostedModel:
         """Raises UnknownModelError."""
         model = self._by_artefact.get(artefact)
-        if model is None:
+        if model is None or not _is_served(model, self._newest()):
             raise UnknownModelError(
                 f"artefact {artefact.hex()[:8]} is not hosted here any more; fetch the model again"
             )
@@ -74,10 +94,10 @@ class Hosted:
         Raises UnknownModelError listing what there is.
         """
         if version:
-            found = self._by_name.get((name, version))
+            versions = [m for m in self.all() if (m.name, m.version) == (name, version)]
         else:
             versions = [model for model in self.all() if model.name == name]
-            found = versions[-1] if versions else None
+        found = versions[-1] if versions else None
         if found is None:
             offered = ", ".join(f"{m.name} {m.version}" for m in self.all()) or "nothing"
             raise UnknownModelError(
@@ -87,10 +107,9 @@ class Hosted:
         return found
 
 
-def version_key(version: str) -> list[tuple[int, str]]:
-    """Orders 1.10 after 1.9, and 1.0 after 1.0-rc1."""
-    parts = re.split(r"[.+-]", version)
-    return [*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), (0, "")]
+def _is_served(model: HostedModel, newest: Mapping[str, str]) -> bool:
+    limit = newest.get(model.name)
+    return limit is None or version_key(model.version) <= version_key(limit)
 
 
 def _load(path: Path, name: str | None, version: str | None, device: Device) -> HostedModel:

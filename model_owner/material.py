@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -47,8 +46,7 @@ class MaterialStore:
 
     def writer(self, plan: AnyPlan, session: bytes, kind: Kind, key: SecretKey) -> MaterialWriter:
         """Takes the frames of one offline message, in order, onto disk."""
-        reader = RegionReader(plan, session, kind)
-        return MaterialWriter(self._path(session, kind), reader, session, kind, key)
+        return MaterialWriter(self._path(session, kind), plan, session, kind, key)
 
     def load(self, plan: Plan, session: bytes, key: SecretKey) -> Material:
         """Both messages of a session, each region decrypted when it is asked for.
@@ -72,7 +70,7 @@ class MaterialStore:
         path = self._path(session, kind)
         sizes = region_sizes(plan, kind)
         with _whole(path):
-            if path.stat().st_size != sum(map(_sealed_size, sizes.values())):
+            if path.stat().st_size != _file_size(sizes):
                 raise InvalidTag
         return _decrypted(path, sizes, kind, _associated(session), AESGCM(key.reveal()))
 
@@ -122,46 +120,43 @@ class SessionMaterial:
 
 
 class MaterialWriter:
-    """One offline message on its way to disk. A context manager: failing removes the file."""
+    """One offline message on its way to disk. A context manager: failing removes the file.
+
+    Entering it takes the disk space, before the first frame is asked for. Raises StoreError where
+    there is none.
+    """
 
     def __init__(
-        self, path: Path, reader: RegionReader, session: bytes, kind: Kind, key: SecretKey
+        self, path: Path, plan: AnyPlan, session: bytes, kind: Kind, key: SecretKey
     ) -> None:
         self._path = path
-        self._reader = reader
+        self._reader = RegionReader(plan, session, kind)
+        self._size = _file_size(region_sizes(plan, kind))
         self._kind = kind
         self._associated = _associated(session)
         self._cipher = AESGCM(key.reveal())
         self._position = 0
-        self._file: BinaryIO
+        self._sealed = memoryview(bytearray(PAYLOAD_BYTES + _TAG_BYTES))
+        self._descriptor = -1
 
     def __enter__(self) -> MaterialWriter:
-        try:
-            descriptor = os.open(
-                self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE_MODE
-            )
-        except OSError as error:
-            raise StoreError(f"cannot create {self._path}: {error.strerror}") from error
-        self._file = os.fdopen(descriptor, "wb")
+        self._descriptor = _allocated(self._path, self._size)
         return self
 
     def accept(self, frame: Frame) -> None:
         """Check that this frame is due and append it. Raises ProtocolError or StoreError."""
         payload = self._reader.accept(frame)
+        sealed = self._sealed[: payload.size + _TAG_BYTES]
         nonce = _nonce(self._kind, self._position)
-        sealed = self._cipher.encrypt(nonce, payload.data, self._associated)
+        self._cipher.encrypt_into(nonce, payload.data, self._associated, sealed)
         self._position += 1
         with _reported():
-            self._file.write(sealed)
+            while sealed:
+                sealed = sealed[os.write(self._descriptor, sealed) :]
 
     def finish(self) -> None:
-        """Check that the message is complete, and hand it to the system.
-
-        Raises MessageOrderError or StoreError.
-        """
+        """Check that the message is complete. Raises MessageOrderError."""
         self._reader.finish()
-        with _reported():
-            self._file.flush()
 
     def __exit__(
         self,
@@ -169,11 +164,30 @@ class MaterialWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # what was not written is of no use, and finish() has reported it
-        with suppress(OSError):
-            self._file.close()
-        if error is not None:
-            self._path.unlink(missing_ok=True)
+        try:
+            with _reported():
+                os.close(self._descriptor)
+        finally:
+            if error is not None:
+                self._path.unlink(missing_ok=True)
+
+
+def _allocated(path: Path, size: int) -> int:
+    """A descriptor of a new file that has all of its disk space."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE_MODE)
+    except OSError as error:
+        raise StoreError(f"cannot create {path}: {error.strerror}") from error
+    try:
+        with _reported():
+            # the call refuses an empty file
+            if size:
+                os.posix_fallocate(descriptor, 0, size)
+    except BaseException:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        raise
+    return descriptor
 
 
 def _decrypted(
@@ -192,15 +206,16 @@ def _decrypted(
             cipher.decrypt_into(_nonce(kind, next(positions)), taken, associated, whole[piece].data)
         return whole
 
-    with _whole(path), path.open("rb") as file:
+    with _whole(path), path.open("rb", buffering=0) as file:
         for gate, size in sizes.items():
             # no name for it here: it would live on while nobody needs it any more
             yield gate, region(size)
 
 
-def _sealed_size(size: int) -> int:
-    """Bytes on disk of a region of ``size`` bytes."""
-    return size + _TAG_BYTES * len(list(payload_pieces(size)))
+def _file_size(sizes: Mapping[int, int]) -> int:
+    """Bytes on disk of a message whose regions have these sizes."""
+    payloads = sum(len(list(payload_pieces(size))) for size in sizes.values())
+    return sum(sizes.values()) + _TAG_BYTES * payloads
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from model_owner.dealer import Dealer, Order
 from model_owner.engines import Start
 from model_owner.hosting import Hosted, HostedModel
 from model_owner.material import MaterialStore, MaterialWriter, SessionMaterial
+from model_owner.policy import Policy, Rules
 from radiopaque.certificates import Role
 from radiopaque.engine.artefact import binding_digest
 from radiopaque.errors import (
@@ -26,10 +27,12 @@ from radiopaque.errors import (
     PlanDigestError,
     RadiopaqueError,
     ResourceError,
+    RestoredLedgerError,
     UnknownSessionError,
 )
-from radiopaque.files import make_private_directory
-from radiopaque.ledger import MODEL_OWNER, Entry, Ledger, State
+from radiopaque.files import open_store
+from radiopaque.ledger import MODEL_OWNER, Entry, Ledger, Mark, Seen, State
+from radiopaque.operations.stock import Stock
 from radiopaque.prg import KEY_BYTES, SecretKey
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.channel import Channel, Counters
@@ -59,12 +62,22 @@ class Limits:
 class ModelOwner:
     """One model owner: hosted models, ledger, prepared material, and its crypto provider."""
 
-    def __init__(self, store: Path, hosted: Hosted, dealer: Dealer, limits: Limits) -> None:
-        make_private_directory(store)
+    def __init__(
+        self,
+        store: Path,
+        hosted: Hosted,
+        dealer: Dealer,
+        limits: Limits,
+        ledger: Ledger | None = None,
+        rules: Rules | None = None,
+    ) -> None:
+        open_store(store)
         self._hosted = hosted
         self._dealer = dealer
         self._limits = limits
-        self._ledger = Ledger(store / "sessions.sqlite", MODEL_OWNER)
+        self._policy = Policy(rules or Rules(), store)
+        self._policy.check_outputs(hosted.loaded())
+        self._ledger = ledger or Ledger(store / "sessions.sqlite", MODEL_OWNER)
         self._material = MaterialStore(store / "material")
         self._admitting = threading.Lock()
         self._inferring = threading.BoundedSemaphore(limits.concurrent_inferences)
@@ -72,17 +85,25 @@ class ModelOwner:
 
     def handlers(self) -> Mapping[str, Handler]:
         """The service's table: what serves each method, and for which role."""
-        return {
+        table = {
             "ListModels": Handler(self.list_models, _CLINIC),
             "FetchPlan": Handler(self.fetch_plan, _CLINIC),
             "FetchMaskedWeights": Handler(self.fetch_masked_weights, _CLINIC),
             "Prepare": Handler(self.prepare, _CLINIC),
             "Infer": Handler(self.infer, _CLINIC),
         }
+        return self._policy.guarded(table)
+
+    def stock(self) -> Stock:
+        """Sessions that are not over, and the disk space of their material."""
+        states = (State.PREPARING, State.READY, State.STARTED)
+        sessions = {state: self._ledger.count(state) for state in states}
+        return Stock(sessions, self._material.size(), self._limits.material_bytes)
 
     def close(self) -> None:
         """Let go of the ledger."""
         self._ledger.close()
+        self._policy.close()
 
     def _discard_useless(self) -> None:
         """Burn prepared sessions that are too old or whose artefact is not hosted any more."""
@@ -91,8 +112,10 @@ class ModelOwner:
         for row in self._ledger.rows(State.READY):
             if row.artefact not in hosted:
                 self._ledger.burn(row.session)
-        ready = {row.session for row in self._ledger.rows(State.READY)}
-        self._material.sweep(ready.__contains__)
+        # Those that are being prepared are another replica's: this one's are burnt by now.
+        kept = (State.READY, State.PREPARING, State.STARTED)
+        known = {row.session for state in kept for row in self._ledger.rows(state)}
+        self._material.sweep(known.__contains__)
 
     def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsReply:
         """What is offered to this clinic."""
@@ -125,6 +148,7 @@ class ModelOwner:
     ) -> Iterator[pb.Chunk]:
         """F of an artefact: the weights under their mask, the clinic's half of the model."""
         model = self._hosted.by_artefact(messages.artefact_id(request.artefact))
+        call.about.update(model.about)
         data = memoryview(model.masked_weights)
         for offset in range(0, len(data), _CHUNK_BYTES):
             yield pb.Chunk(offset=offset, data=bytes(data[offset : offset + _CHUNK_BYTES]))
@@ -136,6 +160,7 @@ class ModelOwner:
         if first is None or first.WhichOneof("part") != "header":
             raise MessageOrderError("preparing a session begins with its header")
         model = self._check_header(first.header)
+        call.about.update(model.about)
         session = first.header.session
         key_o, key_file = SecretKey.generate(), SecretKey.generate()
         with self._admitting:
@@ -150,6 +175,7 @@ class ModelOwner:
         try:
             reply = self._collect(Order(model, session, key_o), key_file, parts, call)
             self._ledger.advance(session, State.PREPARING, State.READY)
+            call.about["session"] = session.hex()[:8]
         except BaseException:
             self._ledger.burn(session)
             self._material.delete(session)
@@ -163,21 +189,26 @@ class ModelOwner:
     def infer(self, channel: Channel, call: Call) -> None:
         """START, READY, and the online messages of one session."""
         start = channel.receive()
-        if start != Frame(start.session, 0, Kind.START):
+        if (start.gate, start.kind, start.block) != (0, Kind.START, 0):
             raise MessageOrderError(
-                "an inference begins with START, gate 0, block 0 and no payload; "
+                "an inference begins with START, gate 0, block 0; "
                 f"got {start.kind.name} of gate {start.gate}, block {start.block}"
             )
+        mark = Mark.decode(bytes(start.payload))
         row = self._session_of(call.peer.name, start.session)
+        self._check_ledger(mark, call.peer.name)
         model = self._hosted.by_artefact(row.artefact)
+        call.about.update(model.about)
         if not self._inferring.acquire(timeout=_SLOT_SECONDS):
             raise ResourceError(
                 f"{self._limits.concurrent_inferences} inferences are under way, the limit here; "
                 "try again in a second"
             )
         try:
+            if row.state is State.READY:
+                self._policy.charge(call.peer.name, model.host.plan.batch)
             with model.host.open(call.deadline_seconds, self._limits.window_bytes) as begin:
-                self._run(begin, start.session, channel)
+                self._run(begin, row, mark.epoch, channel, call)
         except RadiopaqueError as error:
             _log.warning(
                 "inference broken off",
@@ -207,18 +238,36 @@ class ModelOwner:
             f"session {session.hex()[:8]} of this clinic is not known here; prepare another"
         )
 
-    def _run(self, begin: Start, session: bytes, channel: Channel) -> None:
+    def _check_ledger(self, mark: Mark, clinic: str) -> None:
+        """Refuse where the clinic has seen a session of its start that is not started here.
+
+        A clinic that lies about it loses sessions of its own alone.
+        """
+        try:
+            self._ledger.check_used(mark, clinic)
+        except RestoredLedgerError as error:
+            _log.warning("the ledger is a copy that was put back", error=str(error))
+            raise
+
+    def _run(self, begin: Start, row: Entry, epoch: bytes, channel: Channel, call: Call) -> None:
+        """``epoch`` is that of the clinic's ledger."""
+        session = row.session
+        mark = self._ledger.mark(row.peer, epoch)
         secret = self._ledger.advance(session, State.READY, State.STARTED).secret or b""
+        call.about["session"] = session.hex()[:8]
         key_o, key_file = SecretKey(secret[:KEY_BYTES]), SecretKey(secret[KEY_BYTES:])
         del secret
+        before = channel.counters.received_bytes
         try:
             run = begin(session, key_o, SessionMaterial(self._material, session, key_file))
-            channel.send(Frame(session, 0, Kind.READY))
+            channel.send(Frame(session, 0, Kind.READY, 0, mark.encode()))
             run(channel)
         finally:
             key_o.erase()
             key_file.erase()
-            self._ledger.burn(session)
+            # whatever came after START left a ledger in which the session is started
+            came = channel.counters.received_bytes > before
+            self._ledger.burn(session, Seen(row.peer, epoch, session) if came else None)
             self._material.delete(session)
 
     def _check_header(self, header: pb.PrepareHeader) -> HostedModel:

@@ -18,12 +18,15 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.fields import FieldInfo
 
-from radiopaque.certificates import Role
+from radiopaque.certificates import Identity, Role, load_identity
 from radiopaque.engine.names import DeviceName, EngineName
 from radiopaque.engine.window import WINDOW_BYTES
 from radiopaque.errors import ConfigError
 
 _MAX_FILE_BYTES: Final = 1 << 20
+_COLLECTOR: Final = re.compile(
+    r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d{1,5})?(/[\w./-]*)?"
+)
 _ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 
 
@@ -47,12 +50,23 @@ def _listen(value: str) -> str:
     return value
 
 
+def _traces(value: str) -> str:
+    match = _COLLECTOR.fullmatch(value)
+    if match is None:
+        raise ValueError("must be a URL, for example http://127.0.0.1:4318/v1/traces")
+    if match[1] == "http" and match[2] not in ("localhost", "127.0.0.1", "[::1]"):
+        raise ValueError("must be https, except for a collector on this machine")
+    return value
+
+
 ConfigPath = Annotated[Path, AfterValidator(_resolved)]
 Address = Annotated[str, AfterValidator(_address)]
 Listen = Annotated[str, AfterValidator(_listen)]
+Collector = Annotated[str, AfterValidator(_traces)]
 Seconds = Annotated[float, Field(gt=0, le=3600, strict=True)]
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 Bytes = Annotated[int, Field(ge=1, strict=True)]
+ClinicName = Annotated[str, Field(min_length=1, max_length=64)]
 Threads = Annotated[int, Field(ge=1, le=256, strict=True)]
 
 
@@ -68,15 +82,53 @@ def _device() -> Any:
     )
 
 
+def _metrics(example: str) -> Any:
+    return Field(
+        None,
+        description="Address and port where Prometheus and `radiopaque top` read metrics. HTTP on "
+        "loopback; elsewhere mutual TLS, for certificates with this party's role and name.",
+        examples=[example],
+    )
+
+
+def _collector() -> Any:
+    return Field(
+        None,
+        description="OpenTelemetry collector (OTLP over HTTP) that traces go to; needs the extra "
+        "otel. https, except on this machine.",
+        examples=["http://127.0.0.1:4318/v1/traces"],
+    )
+
+
 class TlsConfig(_Table):
     """This party's certificate, and whom it trusts."""
 
     certificate: ConfigPath = Field(description="Certificate of this party, PEM.")
     key: ConfigPath = Field(description="Its private key, PEM, mode 600.")
     ca: ConfigPath = Field(
-        description="Authorities whose certificates are accepted, PEM. Not one that the crypto "
-        "provider runs: it could pose as the other party.",
+        description="Authorities whose certificates are accepted, PEM, intermediate ones too. Not "
+        "one that the crypto provider runs: it could pose as the other party.",
     )
+    crl: ConfigPath | None = Field(
+        None,
+        description="Their revocation lists, PEM, one of each. With it, every call is refused to "
+        "and from certificates that are on a list, or whose list is missing or has ended.",
+        examples=["certificates/ca.crl"],
+    )
+    accept_stale_crl: bool = Field(
+        False, description="Go on with a list that has ended, until a new one is there."
+    )
+
+    def load(self, role: Role) -> Identity:
+        """The party's identity. Raises ConfigError, AuthenticationError and RoleError."""
+        return load_identity(
+            self.certificate,
+            self.key,
+            self.ca,
+            role,
+            self.crl,
+            accept_stale_crl=self.accept_stale_crl,
+        )
 
 
 class PeerConfig(_Table):
@@ -120,6 +172,8 @@ class CryptoProviderConfig(_Table):
     """The crypto provider (trusted dealer): deals correlated randomness."""
 
     listen: Listen = Field("127.0.0.1:7301", description="Address and port to listen on.")
+    metrics: Listen | None = _metrics("127.0.0.1:7311")
+    traces: Collector | None = _collector()
     store: ConfigPath = Field(
         description="Folder for the ledger and the registered models; made with mode 700.",
         examples=["crypto-provider"],
@@ -182,10 +236,41 @@ class ModelOwnerLimits(CallLimits):
     )
 
 
+class PolicyConfig(_Table):
+    """What clinics are granted, against the extraction of models. Every key may be left out."""
+
+    clinics: tuple[ClinicName, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Names in the certificates of the clinics that may call. Without it, all whose "
+        "certificates are accepted.",
+        examples=[["clinic-a", "clinic-b"]],
+    )
+    images: Count | None = Field(
+        None,
+        description="Images that each clinic may have classified in any period.",
+        examples=[1000],
+    )
+    period_hours: float = Field(
+        24.0, gt=0, le=8784, strict=True, description="How long that period is."
+    )
+    output_bits: Count | None = Field(
+        None,
+        le=63,
+        description="Host no model that reveals more bits of each output (compile --output-bits).",
+        examples=[8],
+    )
+    labels_only: bool = Field(
+        False, description="Host no model that reveals scores (compile --labels-only)."
+    )
+
+
 class ModelOwnerConfig(_Table):
     """The model owner (vendor): hosts compiled models."""
 
     listen: Listen = Field("127.0.0.1:7302", description="Address and port to listen on.")
+    metrics: Listen | None = _metrics("127.0.0.1:7312")
+    traces: Collector | None = _collector()
     store: ConfigPath = Field(
         description="Folder for the ledger and prepared material; made with mode 700.",
         examples=["model-owner"],
@@ -201,7 +286,20 @@ class ModelOwnerConfig(_Table):
     tls: TlsConfig
     crypto_provider: PeerConfig
     limits: ModelOwnerLimits = ModelOwnerLimits()
+    policy: PolicyConfig = PolicyConfig()
     models: tuple[HostedModelConfig, ...] = Field(min_length=1)
+
+
+class RetryConfig(_Table):
+    """What is done when a submission is broken off: another attempt on fresh material."""
+
+    attempts: int = Field(
+        5, ge=1, le=100, strict=True, description="Attempts for each image; 1 tries no second time."
+    )
+    first_seconds: Seconds = Field(
+        0.5, description="Wait before the second attempt; it doubles with each further one."
+    )
+    longest_seconds: Seconds = Field(30.0, description="Longest wait before an attempt.")
 
 
 class DataOwnerConfig(_Table):
@@ -230,6 +328,7 @@ class DataOwnerConfig(_Table):
         "see docs/crypten-engine.md.",
     )
     device: DeviceName = _device()
+    traces: Collector | None = _collector()
     deadline_seconds: Seconds = Field(
         120.0, description="How long one call to another party may take."
     )
@@ -242,6 +341,7 @@ class DataOwnerConfig(_Table):
         description="Memory, of the device, for the material of one inference. What is beyond it "
         "(or beyond the largest layer, if that takes more) is computed while the inference runs.",
     )
+    retry: RetryConfig = RetryConfig()
     tls: TlsConfig
     model_owner: PeerConfig
     crypto_provider: PeerConfig
@@ -370,11 +470,13 @@ def _example_value(
 ) -> str | int | float:
     """The default, or else an example that suits the certificates of `radiopaque certs init`."""
     if location[-1:] == ("tls",):
-        return {
+        paths = {
             "certificate": f"certificates/{role}.crt",
             "key": f"certificates/{role}.key",
             "ca": "certificates/ca.crt",
-        }[name]
+        }
+        if name in paths:
+            return paths[name]
     if name == "address":
         return f"localhost:{_PORTS[location[-1]]}"
     value: str | int | float = field.examples[0] if field.examples else field.default

@@ -15,6 +15,7 @@
     │   └── PlanDigestError          the plan is not the one that was agreed on
     ├── WeightsFileError             a compiled weights file is malformed
     ├── InputError                   the caller's data are wrong
+    │   ├── UnknownServiceError
     │   ├── TensorError              wrong shape, not finite, out of range
     │   └── ImageError               an image cannot be used
     │       ├── NotAnImageError
@@ -28,9 +29,11 @@
     │   ├── MessageSizeError         too short or too long
     │   ├── MessageOrderError        out of order, repeated, from another session
     │   └── MessageValueError        a field is outside its range
+    ├── VersionError                 two parties run versions that do not work together
     ├── SessionError                 a session cannot be used
     │   ├── UnknownSessionError
     │   ├── SessionStateError        consumed, burnt or not ready
+    │   ├── RestoredLedgerError      a ledger is a copy that was put back
     │   └── UnknownModelError
     ├── AccessError                  the peer may not do this
     │   ├── AuthenticationError      no or unusable certificate
@@ -126,6 +129,10 @@ class InputError(RadiopaqueError):
     exit_code = 4
 
 
+class UnknownServiceError(InputError):
+    status = "NOT_FOUND"
+
+
 class TensorError(InputError):
     pass
 
@@ -179,6 +186,11 @@ class MessageValueError(ProtocolError):
     pass
 
 
+class VersionError(RadiopaqueError):
+    status = "FAILED_PRECONDITION"
+    exit_code = 5
+
+
 class SessionError(RadiopaqueError):
     status = "FAILED_PRECONDITION"
     exit_code = 5
@@ -189,6 +201,10 @@ class UnknownSessionError(SessionError):
 
 
 class SessionStateError(SessionError):
+    pass
+
+
+class RestoredLedgerError(SessionError):
     pass
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from radiopaque.errors import StoreError
@@ -46,16 +47,50 @@ def sync_directory(path: Path) -> None:
 
 
 def make_private_directory(path: Path) -> None:
-    """Create a folder for secrets, or check that an existing one is closed to others.
+    """Create a folder for secrets, or check that an existing one is this user's and closed.
 
-    Raises StoreError when it cannot be created or others may look into it.
+    Raises StoreError when it cannot be created, or others may look into it.
     """
     try:
         path.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
-        mode = path.stat().st_mode & 0o777
     except OSError as error:
         raise StoreError(f"cannot create the folder {path}: {error.strerror}") from error
+    check_private(path)
+
+
+def open_store(path: Path) -> None:
+    """A party's folder, with everything in it checked: ledger, keys, material, logs.
+
+    Raises StoreError for the first that others may read or that another user owns.
+    """
+    make_private_directory(path)
+    for folder, names, files in os.walk(path):
+        for name in (*names, *files):
+            check_private(Path(folder) / name)
+
+
+def check_private(path: Path) -> None:
+    """Raises StoreError where another user may read a file or folder, or owns it.
+
+    A file that is gone meanwhile is nobody's.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot look at {path}: {error.strerror}") from error
+    if stat.S_ISLNK(status.st_mode):
+        check_private(path.resolve())
+        return
+    what, wanted = ("folder", 700) if stat.S_ISDIR(status.st_mode) else ("file", 600)
+    mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise StoreError(
-            f"folder {path} is open to other users (mode {mode:03o}); run: chmod 700 {path}"
+            f"{what} {path} is open to other users (mode {mode:03o}); run: chmod {wanted} {path}"
+        )
+    if status.st_uid not in (os.geteuid(), 0):
+        raise StoreError(
+            f"{what} {path} belongs to the user {status.st_uid}, who could open it to others; "
+            f"run: chown {os.geteuid()} {path}"
         )

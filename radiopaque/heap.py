@@ -1,8 +1,9 @@
-"""What a party's process does with memory that its sessions free."""
+"""What becomes of the memory of a party's process, while it runs and when it crashes."""
 
 from __future__ import annotations
 
 import ctypes
+import resource
 
 # names and numbers of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -26,3 +27,12 @@ def keep_freed_memory() -> None:
         set_option(_M_ARENA_MAX, 1)
         set_option(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
         set_option(_M_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)
+
+
+def leave_no_core_dump() -> None:
+    """Have the kernel write no core file of this process, with the keys and images in its memory.
+
+    A system that hands cores to a program (``|`` in ``kernel.core_pattern``) does so all the same;
+    that is the operator's to turn off.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

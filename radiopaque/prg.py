@@ -35,7 +35,7 @@ SALT: Final = b"radiopaque/1 stream key"
 KEY_BYTES: Final = 32
 ID_BYTES: Final = 16
 MAX_STREAM_BYTES: Final = 1 << 38  # 256 GiB: 2**32 blocks of 64 bytes, the counter's range
-_ZEROS: Final = bytes(1 << 20)
+_ZEROS: Final = memoryview(bytes(1 << 20))
 
 Role = Literal["data-owner", "model-owner", "artefact", "both"]
 """Whose the key is; "both" is of the CrypTen engine, where the two ranks share one."""

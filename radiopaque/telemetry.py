@@ -6,6 +6,9 @@ the places it passed are logged, because its message may quote a value.
 
 Spans say where time goes: what a party did at which gate, from when to when. Their fields are
 names, sizes and times of the public plan. They are off unless a profiler asks for them.
+
+Traces are for an operator's tracing system: one a call or a session, with an event's fields. They
+are off unless the configuration asks for them.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, Literal, NamedTuple, TextIO, TypedDict, Unpack, get_type_hints
 
 from radiopaque.errors import RadiopaqueError
@@ -39,6 +43,7 @@ class Fields(TypedDict, total=False):
     method: str
     model: str
     model_version: str
+    outcome: str
     path: str
     peer: str
     reference: str
@@ -65,6 +70,11 @@ def render(name: str, value: object) -> object:
     if expected in (int, str) and isinstance(value, expected):
         return value
     return _REDACTED
+
+
+def rendered(fields: Fields) -> dict[str, object]:
+    """All of an event's fields as they are printed."""
+    return {name: render(name, value) for name, value in fields.items()}
 
 
 class EventLog:
@@ -99,7 +109,7 @@ class EventLog:
 
     def _emit(self, level: int, event: str, fields: Fields) -> None:
         if self._logger.isEnabledFor(level):
-            shown = {name: render(name, value) for name, value in fields.items()}
+            shown = rendered(fields)
             text = " ".join([event, *(f"{name}={value}" for name, value in shown.items())])
             self._logger.log(
                 level, "%s", text, extra={_FIELDS_ATTRIBUTE: {"event": event, **shown}}
@@ -131,12 +141,14 @@ def configure(
 ) -> logging.Handler:
     """Send radiopaque's events, and warnings of the libraries, to ``stream`` (default: stderr).
 
+    As JSON where that is asked for, or where the stream is no terminal: a collector reads it then.
     For an application's start; a library must leave logging to its user. Returns the handler.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         JsonFormatter()
-        if as_json
+        if as_json or not stream.isatty()
         else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     )
     root = logging.getLogger()
@@ -211,3 +223,40 @@ class _Recorded:
 _UNRECORDED: Final = nullcontext()
 recorder: Final = Recorder()
 """The process's own; like its loggers, there is one."""
+
+
+Sink = Callable[[str, int, int, dict[str, object]], None]
+"""Takes a finished trace: name, begin and end (nanoseconds since 1970), fields."""
+
+
+class Traces:
+    """Hands finished traces to one sink; does nothing until :meth:`start`."""
+
+    def __init__(self) -> None:
+        self._sink: Sink | None = None
+
+    def start(self, sink: Sink | None) -> None:
+        """Send traces to ``sink`` from now on, or nowhere."""
+        self._sink = sink
+
+    def add(self, name: str, begin: int, end: int, **fields: Unpack[Fields]) -> None:
+        """One trace; fields are rendered as in the log."""
+        if self._sink is not None:
+            self._sink(name, begin, end, rendered(fields))
+
+    @contextmanager
+    def span(self, name: str, **fields: Unpack[Fields]) -> Iterator[None]:
+        """A trace of the block; its outcome is ``ok`` or the class of what it raised."""
+        begin = time.time_ns()
+        fields["outcome"] = "ok"
+        try:
+            yield
+        except BaseException as error:
+            fields["outcome"] = type(error).__name__
+            raise
+        finally:
+            self.add(name, begin, time.time_ns(), **fields)
+
+
+traces: Final = Traces()
+"""The process's own, as with the recorder."""

@@ -29,6 +29,9 @@ def _compile(
     output_bits: int = typer.Option(
         16, min=1, max=48, help="Bits of each output that are revealed."
     ),
+    labels_only: bool = typer.Option(
+        False, help="Reveal which classes apply and no score; takes a few more round trips."
+    ),
     name: str | None = typer.Option(None, help="Name (default: the manifest's or the file's)."),
     version: str | None = typer.Option(None, help="Version (default: the manifest's, or 1)."),
     engine: EngineName = typer.Option(
@@ -41,12 +44,16 @@ def _compile(
     """Compile a model. The plan is public; weights.bin holds the weights and a key: keep it."""
     from radiopaque.cli.reports import cost_dict, print_cost
     from radiopaque.engine.weights_file import write_compiled
-    from radiopaque.errors import UnsupportedModelError
+    from radiopaque.errors import ConfigError, UnsupportedModelError
     from radiopaque.graph.compile import check_support, compile_model
     from radiopaque.graph.ranges import calibrate
 
     source = find_model(model)
     if engine is EngineName.CRYPTEN:
+        if labels_only:
+            raise ConfigError(
+                "the crypten engine reveals whole outputs; leave out --labels-only or --engine"
+            )
         _compile_crypten(source, output, calibration, batch, name, version, as_json)
         return
     ranges = None
@@ -66,6 +73,7 @@ def _compile(
             batch=batch,
             margin=margin,
             output_bits=output_bits,
+            labels_only=labels_only,
             name=name,
             version=version,
         )

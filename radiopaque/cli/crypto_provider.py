@@ -25,15 +25,14 @@ def _serve(
 ) -> None:
     """Serve until SIGTERM."""
     from crypto_provider.service import CryptoProvider
-    from radiopaque.certificates import Role, load_identity
+    from radiopaque.certificates import Role
     from radiopaque.cli.serving import serve
     from radiopaque.config import load_crypto_provider
     from radiopaque.engine.devices import open_device
 
     settings = load_crypto_provider(config)
-    tls = settings.tls
     device = open_device(settings.device, settings.threads)
-    identity = load_identity(tls.certificate, tls.key, tls.ca, Role.CRYPTO_PROVIDER)
+    identity = settings.tls.load(Role.CRYPTO_PROVIDER)
     limits = settings.limits
     party = CryptoProvider(
         settings.store,
@@ -45,14 +44,6 @@ def _serve(
         device=device,
     )
     try:
-        serve(
-            identity,
-            party.handlers(),
-            settings.listen,
-            limits=limits,
-            grace_seconds=settings.grace_seconds,
-            device=device,
-            as_json=as_json,
-        )
+        serve(identity, party, settings, device, as_json=as_json)
     finally:
         party.close()

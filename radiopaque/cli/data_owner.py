@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from radiopaque.engine.names import EngineName
+from radiopaque.errors import NotAnImageError, RadiopaqueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from data_owner.client import Client
+    from data_owner.journal import Journal
     from data_owner.report import InferenceReport
 
 _CONFIG = typer.Option(help="TOML file; see: radiopaque config example data-owner")
@@ -35,34 +37,129 @@ def register(application: typer.Typer) -> None:
 
 
 def _submit(
-    images: list[Path] = typer.Argument(help="DICOM, PNG or JPEG files."),
+    images: list[Path] = typer.Argument(help="DICOM, PNG or JPEG files, or folders of them."),
     config: Path = _CONFIG,
     as_json: bool = _JSON,
     engine: EngineName | None = _ENGINE,
-    output: Path | None = typer.Option(None, help="Folder for a JSON and an HTML report an image."),
+    output: Path | None = typer.Option(
+        None, help="Folder for a JSON and an HTML report an image, and the journal."
+    ),
+    again: bool = typer.Option(False, "--again", help="Also images that have a result already."),
 ) -> None:
     """Classify images without disclosing them.
 
+    With --output, or for folders, a journal keeps each result (OUTPUT/journal.jsonl, or
+    journal.jsonl in the store): a second run does only what is missing, and gives all results. In a
+    folder, a file that cannot be used does not stop the others.
+
     With --json: {"results": [one object per image], "setup_bytes": {...}}; the keys of a result
-    are those of the JSON report.
+    are those of the JSON report. Where something failed, besides {"failures": [{"image", "error",
+    "message"}]}, and {"error", "message"} where that ended the submission.
     """
-    from data_owner.report import make_folder, to_json, write_report
+    from data_owner.report import make_folder
 
     if output:
         # a result that cannot be written would have cost a session
         make_folder(output)
-    with _client(config, engine) as client, _progress() as tell:
-        reports = client.infer_many(images, tell)
-        setup = setup_bytes(client)
-    written = [write_report(output, report) for report in reports] if output else []
-    if as_json:
-        results = [json.loads(to_json(report)) for report in reports]
-        print(json.dumps({"results": results, "setup_bytes": setup}))
-        return
-    for report in reports:
-        _show(report)
-    for _, page in written:
-        print(f"report: {page}")
+    files, folders = _files(images, output)
+    run = _Run(output, as_json)
+    with _client(config, engine) as client, ExitStack() as stack, _progress() as tell:
+        journal = None
+        if output or folders:
+            journal = stack.enter_context(client.journal(output))
+        run.collect(client, files, journal, again, folders, tell)
+    run.finish()
+
+
+@dataclass
+class _Run:
+    """What a submission gives, shown as it comes."""
+
+    output: Path | None
+    as_json: bool
+    results: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    ended: RadiopaqueError | None = None
+    code: int = 0
+    setup: dict[str, int] = field(default_factory=dict)
+
+    def collect(
+        self,
+        client: Client,
+        files: list[Path],
+        journal: Journal | None,
+        again: bool,
+        lenient: bool,
+        tell: Callable[[str], None],
+    ) -> None:
+        from data_owner.submission import Failure, Wish
+
+        wish = Wish(journal, again, lenient, progress=tell)
+        try:
+            for outcome in client.submit(files, wish):
+                if isinstance(outcome, Failure):
+                    self._failed(outcome.error, str(outcome.image))
+                else:
+                    self._done(outcome)
+        except RadiopaqueError as error:
+            if not (self.results or self.failures):
+                raise
+            self.ended = error
+        self.setup = setup_bytes(client)
+
+    def _done(self, report: InferenceReport) -> None:
+        from data_owner.report import to_json, write_report
+
+        pages = write_report(self.output, report) if self.output else ()
+        self.results.append(json.loads(to_json(report)))
+        if not self.as_json:
+            _show(report)
+            if pages:
+                print(f"report: {pages[1]}")
+
+    def _failed(self, error: RadiopaqueError, image: str) -> None:
+        self.code = self.code or error.exit_code
+        name = type(error).__name__
+        self.failures.append({"image": image, "error": name, "message": str(error)})
+        print(f"{name}: {printable(str(error))}", file=sys.stderr)
+
+    def finish(self) -> None:
+        """Print what is left to be printed; exit with the first failure's code."""
+        answer: dict[str, Any] = {"results": self.results, "setup_bytes": self.setup}
+        if self.failures:
+            answer["failures"] = self.failures
+        if self.ended is not None:
+            name = type(self.ended).__name__
+            self.code = self.ended.exit_code
+            answer |= {"error": name, "message": str(self.ended)}
+            print(f"{name}: {printable(str(self.ended))}", file=sys.stderr)
+        if self.as_json:
+            print(json.dumps(answer))
+        if self.code:
+            raise typer.Exit(self.code)
+
+
+def _files(given: list[Path], output: Path | None) -> tuple[list[Path], bool]:
+    """Files in order, those of folders by name; and whether a folder was given.
+
+    Hidden files are left out, and what lies in the output folder. Raises NotAnImageError.
+    """
+    files: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        held = [found for found in sorted(path.rglob("*")) if _is_meant(found, path, output)]
+        if not held:
+            raise NotAnImageError(f"there is no file in the folder {path}; name one with images")
+        files += held
+    return files, any(path.is_dir() for path in given)
+
+
+def _is_meant(path: Path, folder: Path, output: Path | None) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ours = output is not None and output.resolve() in path.resolve().parents
+    return path.is_file() and not (hidden or ours)
 
 
 def _prepare(

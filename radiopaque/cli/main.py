@@ -2,7 +2,7 @@
 
 Exit codes: 0 success; 1 internal error; 2 usage or configuration; 3 model, plan or weights; 4 image
 or tensor; 5 protocol or session; 6 certificates and roles; 7 connection, deadline or limit; 8 disk;
-130 interrupted.
+9 the doctor found a failure; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import typer
 
 import radiopaque
 from radiopaque.errors import RadiopaqueError
-from radiopaque.heap import keep_freed_memory
+from radiopaque.heap import keep_freed_memory, leave_no_core_dump
 
 COMMANDS = {
     "demo": "See a real X-ray classified by three processes, none of which sees it all.",
@@ -30,8 +30,12 @@ COMMANDS = {
     "crypto-provider": "Deal correlated randomness.",
     "model-owner": "Host compiled models.",
     "data-owner": "Submit images, prepare sessions, list models.",
-    "certs": "Make development certificates for the three roles.",
+    "certs": "Certificates: requests for an authority of your own, or ones for development.",
+    "audit": "Check a party's audit log.",
     "config": "Print commented configuration files.",
+    "doctor": "Check a deployment: certificates, peers, clocks, disks, ledgers.",
+    "top": "Watch a serving party: sessions, calls, latencies, bytes.",
+    "usage": "What each clinic used: inferences, bytes, CPU seconds.",
 }
 PARTIES = frozenset({"crypto-provider", "model-owner", "data-owner"})
 
@@ -41,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] and words[0] in PARTIES:
         keep_freed_memory()
+        leave_no_core_dump()
     try:
         _application(words)(args=words, prog_name="radiopaque")
     except RadiopaqueError as error:
@@ -71,12 +76,18 @@ def _application(words: Sequence[str]) -> typer.Typer:
     return application
 
 
-def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(radiopaque.__version__)
         raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    """Holds the options of no command."""
 
 
 def _unloaded() -> None:

@@ -1,53 +1,102 @@
-"""What both serving commands do around their party: logging, warm-up, signals, draining."""
+"""What both serving commands do around their party: logs, metrics, warm-up, signals, draining."""
 
 from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Protocol
 
 from radiopaque import telemetry
-from radiopaque.certificates import Identity
-from radiopaque.config import CallLimits
+from radiopaque.audit import AuditLog
+from radiopaque.audit.observer import Auditor
+from radiopaque.certificates import Identity, PeerIdentity
+from radiopaque.config import CryptoProviderConfig, ModelOwnerConfig
 from radiopaque.engine.warm_up import warm_up
 from radiopaque.kernels.device import Device
+from radiopaque.operations import tracing
+from radiopaque.operations.endpoint import Endpoint
+from radiopaque.operations.metering import Meter
+from radiopaque.operations.metrics import Metrics
+from radiopaque.operations.stock import Stock
 from radiopaque.transport.grpc_server import Handler, Server
+from radiopaque.transport.observer import Observer, Observers
+
+
+class Party(Protocol):
+    """A serving party, as the commands see it."""
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """What serves each method."""
+        ...
+
+    def stock(self) -> Stock:
+        """What is in its store now."""
+        ...
 
 
 def serve(
     identity: Identity,
-    handlers: Mapping[str, Handler],
-    listen: str,
-    *,
-    limits: CallLimits,
-    grace_seconds: float,
+    party: Party,
+    settings: CryptoProviderConfig | ModelOwnerConfig,
     device: Device,
+    *,
     as_json: bool,
 ) -> None:
     """Compile the kernels, listen, and block until SIGTERM or SIGINT; then drain."""
-    telemetry.configure(as_json=as_json or not sys.stderr.isatty())
+    telemetry.configure(as_json=as_json)
     warm_up(device=device)
     # before anybody is told that the server is there, and may want it to end
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    server = Server(
-        identity,
-        handlers,
-        concurrent_calls=limits.concurrent_calls,
-        calls_per_peer=limits.calls_per_peer,
-        deadline_seconds=limits.longest_call_seconds,
-    )
-    port = server.start(listen)
-    address = f"{listen.rpartition(':')[0]}:{port}"
-    if as_json:
-        print(
-            json.dumps({"event": "listening", "role": str(identity.role), "address": address}),
-            flush=True,
+    limits = settings.limits
+    with ExitStack() as opened:
+        observer, where = _observe(identity, party, settings, opened)
+        server = Server(
+            identity,
+            party.handlers(),
+            concurrent_calls=limits.concurrent_calls,
+            calls_per_peer=limits.calls_per_peer,
+            deadline_seconds=limits.longest_call_seconds,
+            observer=observer,
         )
-    else:
-        print(f"{identity.role} {identity.name!r} listens on {address}", flush=True)
-    stopping.wait()
-    server.stop(grace_seconds)
+        port = server.start(settings.listen)
+        address = f"{settings.listen.rpartition(':')[0]}:{port}"
+        if as_json:
+            listening = {"event": "listening", "role": str(identity.role), "address": address}
+            print(json.dumps({**listening, **where}), flush=True)
+        else:
+            print(f"{identity.role} {identity.name!r} listens on {address}", flush=True)
+        stopping.wait()
+        server.stop(settings.grace_seconds)
+
+
+def _observe(
+    identity: Identity,
+    party: Party,
+    settings: CryptoProviderConfig | ModelOwnerConfig,
+    opened: ExitStack,
+) -> tuple[Observer, dict[str, str]]:
+    """Metering, and metrics and traces where they are asked for; closed with ``opened``."""
+    own = PeerIdentity(identity.role, identity.name)
+    meter = Meter(settings.store)
+    opened.callback(meter.close)
+    audit = AuditLog(settings.store / "audit", str(own))
+    opened.callback(audit.close)
+    audit.write("party started")
+    opened.callback(audit.write, "party stopped")
+    observers: list[Observer] = [Auditor(audit), meter]
+    where = {}
+    if settings.metrics is not None:
+        metrics = Metrics(identity, party.stock)
+        endpoint = Endpoint(metrics.registry, settings.metrics, settings.tls, own)
+        opened.callback(endpoint.close)
+        observers.append(metrics)
+        where["metrics"] = endpoint.address
+    if settings.traces is not None:
+        opened.callback(tracing.start(settings.traces, own))
+        observers.append(tracing.Tracing())
+    return Observers(tuple(observers)), where

@@ -18,7 +18,7 @@ import numpy as np
 
 from radiopaque.engine.artefact import ArtefactId, ArtefactKey
 from radiopaque.errors import PlanDigestError, PlanError, WeightsFileError
-from radiopaque.files import write_atomically
+from radiopaque.files import check_private, write_atomically
 from radiopaque.graph.plan import Plan, Shape, plan_digest
 from radiopaque.graph.weights import Weights
 from radiopaque.prg import ID_BYTES, KEY_BYTES, SecretKey
@@ -118,7 +118,8 @@ def read_folder(
     """A compiled folder's plan, its bytes, and the weights file up to its digest.
 
     The weights file begins with ``magic`` and the plan's digest and has ``size`` bytes, with a
-    SHA-256 of everything before at its end. Raises WeightsFileError, PlanError or PlanDigestError.
+    SHA-256 of everything before at its end. Raises WeightsFileError, PlanError or PlanDigestError,
+    and StoreError where other users may read it.
     """
     plan_bytes = read_limited(directory / PLAN_FILE, MAX_PLAN_BYTES)
     try:
@@ -126,6 +127,7 @@ def read_folder(
     except PlanError as error:
         raise PlanError(f"{directory / PLAN_FILE}: {error}") from error
     path, expected = directory / WEIGHTS_FILE, size(plan)
+    check_private(path)
     data = read_limited(path, expected)
     if len(data) != expected or not data.startswith(magic):
         raise WeightsFileError(

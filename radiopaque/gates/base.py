@@ -280,9 +280,7 @@ class Gate:
         """
         raise NotImplementedError
 
-    def open(
-        self, context: Evaluating, site: Site, state: Any, band: Band, value: Array
-    ) -> None:
+    def open(self, context: Evaluating, site: Site, state: Any, band: Band, value: Array) -> None:
         """Model owner, online: send message 0 of a band. ``value`` is the input's share there."""
         raise NotImplementedError
 

@@ -61,9 +61,7 @@ class InputGate(Gate):
     def load_answer(self, streams: DeviceStreams, site: Site, output_mask: RingArray) -> Array:
         return fresh_words(streams, site)
 
-    def answer(
-        self, context: Answering, site: Site, state: Array, band: Band, stage: int
-    ) -> None:
+    def answer(self, context: Answering, site: Site, state: Array, band: Band, stage: int) -> None:
         device, image = context.device, context.image
         part = image if band.rows is None else image[band.rows.index]
         masked = device.contiguous(part).reshape(-1) - state[band.start : band.stop]
@@ -71,9 +69,7 @@ class InputGate(Gate):
             message = device.download(masked[band.local(piece)]).view(np.uint8)
             context.link.send(site.number, Kind.IMAGE, block, message)
 
-    def proceed(
-        self, context: Evaluating, site: Site, state: Any, band: Band, stage: int
-    ) -> Array:
+    def proceed(self, context: Evaluating, site: Site, state: Any, band: Band, stage: int) -> Array:
         device = context.device
         out = device.empty(band.size, site.dtype)
         for block, piece in band.blocks:
@@ -122,9 +118,7 @@ class OutputGate(Gate):
             stored[own] = signed(value, gate.position + gate.bits)
         context.result[here] = stored.reshape(context.result[here].shape)
 
-    def open(
-        self, context: Evaluating, site: Site, state: Any, band: Band, value: Array
-    ) -> None:
+    def open(self, context: Evaluating, site: Site, state: Any, band: Band, value: Array) -> None:
         gate, device = _output(site), context.device
         h = device.contiguous(value).reshape(-1)
         for block, piece in band.blocks:

@@ -135,4 +135,3 @@ def _pad(device: Device, gate: p.Pad, value: Array, constant: int, rows: Rows | 
         before[2], inside, after[2] = crossing(start, stop, value.shape[2])
         value = value[rows.first : rows.last, :, inside]
     return device.pad(value, before, after, constant)
-

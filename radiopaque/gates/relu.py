@@ -217,9 +217,7 @@ class ReluGate(Gate):
         else:
             self._rerandomise(context, site, state, band)
 
-    def _select(
-        self, context: Answering, site: Site, state: _DataOwnerState, band: Band
-    ) -> None:
+    def _select(self, context: Answering, site: Site, state: _DataOwnerState, band: Band) -> None:
         """Messages 1, 2: the opening comes in, the selection goes out."""
         window, link, device = Window.of(site), context.link, context.device
         masked = device.empty(band.size, window.word_dtype)
@@ -314,9 +312,7 @@ class ReluGate(Gate):
             return None
         return self._finish(context, site, state, band)
 
-    def _decide(
-        self, context: Evaluating, site: Site, state: _ModelOwnerState, band: Band
-    ) -> None:
+    def _decide(self, context: Evaluating, site: Site, state: _ModelOwnerState, band: Band) -> None:
         """Messages 2, 3: the selection comes in, own bit of the decision goes out."""
         window, link, device = Window.of(site), context.link, context.device
         masked, opened = state.kept[band.number]

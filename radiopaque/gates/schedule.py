@@ -136,7 +136,6 @@ class _Progress:
         if reach is Reach.ROWS:
             return min(have)
         if reach is Reach.WINDOWS and len(shape) == 4:
-            (operand,) = site.operands
             rows = self._rows[site.number]
             while rows < row_count(shape) and operand_rows(half, site, rows + 1) <= have[0]:
                 rows += 1

@@ -14,12 +14,13 @@ from radiopaque.graph.draft import Interval
 from radiopaque.graph.emit import Emitted, emit
 from radiopaque.graph.folding import fold
 from radiopaque.graph.intervals import Promise, intervals
+from radiopaque.graph.labels import label_only
 from radiopaque.graph.lowering.driver import validate_support
 from radiopaque.graph.manifest import Manifest
 from radiopaque.graph.onnx_file import check_model, load_model
 from radiopaque.graph.onnx_import import import_model
 from radiopaque.graph.passes import prune, simplify
-from radiopaque.graph.plan import Plan, Preprocessing, Task
+from radiopaque.graph.plan import LABEL_BITS, Plan, Preprocessing, Task
 from radiopaque.graph.report import Report, make_report
 from radiopaque.graph.scales import POLICIES, targets
 from radiopaque.graph.settling import insert_settles
@@ -49,6 +50,7 @@ def compile_model(
     batch: int | None = None,
     margin: float = DEFAULT_MARGIN,
     output_bits: int = DEFAULT_OUTPUT_BITS,
+    labels_only: bool = False,
     name: str | None = None,
     version: str | None = None,
 ) -> Compiled:
@@ -57,7 +59,7 @@ def compile_model(
     ``ranges`` (or else the manifest's) are [smallest, largest] by ONNX tensor name, from training
     images; without any, only a 64-bit ring is possible. ``batch``: images in one inference, for a
     model whose batch dimension is dynamic. ``output_bits``: bits of each output that the data owner
-    learns. Raises ModelError.
+    learns; ``labels_only``: it learns which classes apply and no score. Raises ModelError.
     """
     if ring_bits not in POLICIES:
         raise ModelRangeError(f"the ring has 32 or 64 bits, not {ring_bits}")
@@ -80,6 +82,10 @@ def compile_model(
             "no ranges are known for this model, and in the 32-bit ring every bit counts: "
             "calibrate with --calibration DIR (images from training data), or use --ring 64"
         )
+    if labels_only:
+        task = manifest.task if manifest is not None else simplified.task
+        draft = label_only(draft, task or "raw")
+        output_bits = LABEL_BITS
     ops = insert_settles(fold(draft.ops))
     policy = POLICIES[ring_bits]
     if ranges is not None and manifest is not None:

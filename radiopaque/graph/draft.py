@@ -88,11 +88,25 @@ class Settle:
 
 
 @dataclass(frozen=True)
+class Units:
+    """Adds public integers, one a column, to the stored values, whatever their scale."""
+
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A value whose stored integers are 0 and 1 by construction, as the numbers 0 and 1."""
+
+
+@dataclass(frozen=True)
 class Result:
     """The output."""
 
 
-Kind = Source | Linear | Constant | Combine | Move | Pad | Sum | Relu | Settle | Result
+Kind = (
+    Source | Linear | Constant | Combine | Move | Pad | Sum | Relu | Settle | Units | Flag | Result
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from radiopaque.graph.divisors import Divisors
 from radiopaque.graph.draft import (
     Combine,
     Constant,
+    Flag,
     Linear,
     Move,
     Op,
@@ -31,6 +32,7 @@ from radiopaque.graph.draft import (
     Settle,
     Source,
     Sum,
+    Units,
 )
 from radiopaque.graph.intervals import Bounds, linear_interval
 from radiopaque.graph.rounding import round_weights
@@ -118,6 +120,10 @@ class _Emitter:
             return self._relu(op, kind, inputs[0], target)
         if isinstance(kind, Settle):
             return self._settle(kind, inputs[0], target)
+        if isinstance(kind, Units):
+            return self._units(op, kind, inputs[0])
+        if isinstance(kind, Flag):
+            return self._add(p.Combine((1,)), inputs, op.shape, Fraction(1), (0, 1))
         return self._result(op, kind, inputs[0])
 
     def _add(
@@ -363,6 +369,14 @@ class _Emitter:
         if kind.known and not self.known[x]:
             return self._add(p.Remask(), [x], step.shape, step.scale, self.spans[x])
         return x
+
+    def _units(self, op: Op, kind: Units, x: int) -> int:
+        low, high = self.spans[x]
+        span = low + min(kind.values), high + max(kind.values)
+        gate = p.AddConstant((len(kind.values),))
+        number = self._add(gate, [x], op.shape, self.steps[x].scale, span)
+        self.constants[number] = self._words(np.array(kind.values, np.float64))
+        return number
 
     def _result(self, op: Op, kind: Result, x: int) -> int:
         step = self.steps[x]

@@ -16,6 +16,7 @@ from radiopaque.graph import plan as p
 from radiopaque.graph.draft import (
     Combine,
     Constant,
+    Flag,
     Interval,
     Linear,
     Op,
@@ -152,6 +153,8 @@ def _allowed(op: Op, found: Sequence[Interval]) -> Interval:
         return terms * low, terms * high
     if isinstance(kind, Relu):
         return max(low, 0.0), max(high, 0.0)
+    if isinstance(kind, Flag):
+        return 0.0, 1.0
     return _hull(inputs)
 
 

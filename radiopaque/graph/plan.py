@@ -35,6 +35,9 @@ that parties of different versions part before any material is made."""
 CHUNK_BITS = 6
 """Bits that one 64-bit truth table compares."""
 
+LABEL_BITS = 2
+"""Bits that a label-only output reveals of each class: 0 or 1, and a sign."""
+
 MAX_DIMENSION = 1 << 24
 """Largest extent of a window, channel count or column count."""
 
@@ -280,6 +283,13 @@ class Plan:
     def output_step(self) -> Step:
         """The result: always the last step."""
         return self.steps[-1]
+
+    @property
+    def labels_only(self) -> bool:
+        """Whether all that is revealed is, of each class, whether it applies: 1 or 0."""
+        gate, value = self.output_step.gate, self.output_step
+        revealed = isinstance(gate, Output) and (gate.bits, gate.position) == (LABEL_BITS, 0)
+        return revealed and value.scale == 1
 
     @property
     def batch(self) -> int:

@@ -108,7 +108,9 @@ class PackedConvolution:
         windows = windows._replace(top=windows.top - rows.top * windows.stride_y)
         multiply_adds = out.size * prod(self._shape[1:])
         self._workers.share(
-            height, multiply_adds, lambda begin, end: self._convolve(image, out, windows, begin, end)
+            height,
+            multiply_adds,
+            lambda begin, end: self._convolve(image, out, windows, begin, end),
         )
         return out.reshape(len(image), spec.out_channels, height, ow)
 

@@ -38,7 +38,6 @@ class LinearMap(Protocol):
         ...
 
 
-
 Words = Callable[[NDArray[np.unsignedinteger] | None], NDArray[np.unsignedinteger]]
 """Writes a stream into an array in this process's memory, or makes one for it; returns it."""
 

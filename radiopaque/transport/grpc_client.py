@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from radiopaque.certificates import Identity, Role
-from radiopaque.errors import ConnectionLostError, RadiopaqueError
+from radiopaque import versions
+from radiopaque.certificates import Identity, Role, Watch
+from radiopaque.errors import ConnectionLostError, RadiopaqueError, VersionError
+from radiopaque.transport import health
 from radiopaque.transport.channel import DEFAULT_DEADLINE_SECONDS, Counters
 from radiopaque.transport.inbox import Inbox
 from radiopaque.transport.status import from_rpc_error
-from radiopaque.transport.tls import client_credentials, grpc
+from radiopaque.transport.tls import client_credentials, grpc, trusting_only
 from radiopaque.wire import frames, messages
 from radiopaque.wire.frames import MAX_MESSAGE_BYTES, Frame
 from radiopaque.wire.v1 import services_pb2 as pb
@@ -39,9 +44,25 @@ _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # The thread that asks for a download's messages takes them off the wire itself.
+    ("SingleThreadedUnaryStream", 1),
 )
 _CLOSE_SECONDS: Final = 5.0
 _LOOPBACK: Final = ("localhost:", "127.", "[::1]:")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHealth:
+    """What a peer says of itself.
+
+    ``clock_seconds``: how far its clock is ahead of this one's, to half of ``round_trip_seconds``;
+    None where it does not tell.
+    """
+
+    serving: bool
+    version: versions.Stated
+    clock_seconds: float | None
+    round_trip_seconds: float
 
 
 class Peer:
@@ -49,7 +70,7 @@ class Peer:
 
     Each call takes the ``counters`` that its messages are added to, and raises the error that the
     peer ended with, or PeerUnavailableError, AuthenticationError, DeadlineError,
-    ConnectionLostError, MessageSizeError, MessageValueError.
+    ConnectionLostError, MessageSizeError, MessageValueError, VersionError.
     """
 
     def __init__(
@@ -57,17 +78,44 @@ class Peer:
     ) -> None:
         self.role = role
         self.address = address
+        self._own = identity.role
         self._service = SERVICES[role]
-        options: list[tuple[str, str | int]] = [
+        self._server_name = server_name or role.server_name
+        self._options: list[tuple[str, str | int]] = [
             *_OPTIONS,
-            ("grpc.ssl_target_name_override", server_name or role.server_name),
+            ("grpc.ssl_target_name_override", self._server_name),
         ]
         if address.startswith(_LOOPBACK):
-            options.append(("grpc.enable_http_proxy", 0))
-        self._channel = grpc.secure_channel(address, client_credentials(identity), options)
+            self._options.append(("grpc.enable_http_proxy", 0))
+        self._watch = Watch(identity)
+        self._lock = threading.Lock()
+        # Calls may be under way over older channels; these let go of idle connections themselves.
+        self._channels: list[grpc.Channel] = []
+        self._shown: tuple[bytes, bytes] | None = None
 
     def close(self) -> None:
-        self._channel.close()
+        with self._lock:
+            for channel in self._channels:
+                channel.close()
+
+    def _connected(self, deadline_seconds: float) -> grpc.Channel:
+        """A channel with the certificate that is in the files now, to a peer that still stands.
+
+        Without revocation lists, the handshake shows whether the peer's certificate holds.
+        """
+        identity = self._watch.identity()
+        if identity.revoked is not None:
+            identity = trusting_only(
+                identity, self.address, self._server_name, self.role, deadline_seconds
+            )
+        shown = identity.certificate, identity.authorities
+        with self._lock:
+            if shown != self._shown:
+                credentials = client_credentials(identity)
+                channel = grpc.secure_channel(self.address, credentials, self._options)
+                self._channels.append(channel)
+                self._shown = shown
+            return self._channels[-1]
 
     def __enter__(self) -> Peer:
         return self
@@ -87,9 +135,14 @@ class Peer:
         data = messages.encode(request)
         counters.count_sent(len(data))
         try:
-            reply = self._channel.unary_unary(self._path(method))(data, timeout=deadline_seconds)
+            reply, call = (
+                self._connected(deadline_seconds)
+                .unary_unary(self._path(method))
+                .with_call(data, timeout=deadline_seconds, metadata=versions.own())
+            )
         except grpc.RpcError as error:
             raise self._typed(error) from None
+        self._check_version(call)
         counters.count_received(len(reply))
         return messages.decode(reply_type, reply)
 
@@ -114,8 +167,10 @@ class Peer:
                 failures.append(error)
                 call.cancel()
 
-        call = self._channel.stream_unary(self._path(method)).future(
-            encoded(), timeout=deadline_seconds
+        call = (
+            self._connected(deadline_seconds)
+            .stream_unary(self._path(method))
+            .future(encoded(), timeout=deadline_seconds, metadata=versions.own())
         )
         try:
             reply = call.result()
@@ -123,6 +178,7 @@ class Peer:
             if failures:
                 raise failures[0] from None
             raise self._typed(error) from None
+        self._check_version(call)
         counters.count_received(len(reply))
         return messages.decode(reply_type, reply)
 
@@ -161,7 +217,10 @@ class Peer:
     def open(self, method: str, deadline_seconds: float = DEFAULT_DEADLINE_SECONDS) -> GrpcChannel:
         """Frames in both directions."""
         return GrpcChannel(
-            self._channel.stream_stream(self._path(method)), deadline_seconds, self._typed
+            self._connected(deadline_seconds).stream_stream(self._path(method)),
+            deadline_seconds,
+            self._typed,
+            self._check_version,
         )
 
     def _stream(
@@ -174,14 +233,54 @@ class Peer:
     ) -> Iterator[Any]:
         data = messages.encode(request)
         counters.count_sent(len(data))
-        call = self._channel.unary_stream(self._path(method))(data, timeout=deadline_seconds)
+        call = self._connected(deadline_seconds).unary_stream(self._path(method))(
+            data, timeout=deadline_seconds, metadata=versions.own()
+        )
         try:
-            for reply in call:
+            for reply in self._checked(call):
                 yield decode(reply)
         except grpc.RpcError as error:
             raise self._typed(error) from None
         finally:
             call.cancel()
+            # gRPC frees the call when its end has been taken, too
+            with suppress(grpc.RpcError):
+                for _ in call:
+                    pass
+
+    def check_health(self, deadline_seconds: float) -> PeerHealth:
+        """Ask how the peer is, whatever its version; see :mod:`radiopaque.transport.health`."""
+        path = f"/{health.SERVICE.full_name}/Check"
+        asked = time.time()
+        try:
+            data, call = (
+                self._connected(deadline_seconds)
+                .unary_unary(path)
+                .with_call(messages.encode(health.Request()), timeout=deadline_seconds)
+            )
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                role = self.role.text
+                raise VersionError(
+                    f"the {role} at {self.address} answers no health checks, as releases before "
+                    f"0.2.0; upgrade the {role}"
+                ) from None
+            raise self._typed(error) from None
+        answered = time.time()
+        version = versions.stated(call.initial_metadata())
+        clock = None if version.seconds is None else version.seconds - (asked + answered) / 2
+        reply = messages.decode(health.Reply, data)
+        return PeerHealth(reply.status == health.Reply.SERVING, version, clock, answered - asked)
+
+    def _checked(self, call: grpc.Call) -> Iterator[bytes]:
+        """A call's replies, if the peer states this party's protocol version."""
+        for number, reply in enumerate(call):
+            if not number:
+                self._check_version(call)
+            yield reply
+
+    def _check_version(self, call: grpc.Call) -> None:
+        versions.check(versions.stated(call.initial_metadata()), self.role, self._own)
 
     def _path(self, method: str) -> str:
         return f"/{self._service.full_name}/{self._service.methods_by_name[method].name}"
@@ -198,14 +297,18 @@ class GrpcChannel:
         method: Callable[..., Any],
         deadline_seconds: float,
         typed: Callable[[grpc.RpcError], RadiopaqueError],
+        check_version: Callable[[grpc.Call], None],
     ) -> None:
         self.counters = Counters()
+        self._check_version: Callable[[grpc.Call], None] | None = check_version
         self._typed = typed
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._ended: RadiopaqueError | None = None
         self._terminated = threading.Event()
-        self._call = method(iter(self._outbox.get, None), timeout=deadline_seconds)
+        self._call = method(
+            iter(self._outbox.get, None), timeout=deadline_seconds, metadata=versions.own()
+        )
         # The sentinel ends gRPC's sending thread, which would otherwise wait in the queue for ever.
         self._inbox = Inbox(lambda: next(self._call, None))
         self._call.add_done_callback(self._on_termination)
@@ -228,6 +331,9 @@ class GrpcChannel:
             raise self._ended or self._reason() from None
         if data is None:
             raise self._reason()
+        if self._check_version is not None:
+            self._check_version(self._call)
+            self._check_version = None
         frame = frames.decode(data)
         self.counters.count_received_frame(frame, len(data))
         return frame

@@ -1,38 +1,33 @@
-"""A serving party's end of gRPC with mutual TLS: who may call, strict messages, typed errors."""
+"""A serving party's end of gRPC with mutual TLS: strict messages, typed errors."""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Final
 
-from cryptography import x509
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from radiopaque.certificates import Identity, PeerIdentity, Role, check_validity, peer_identity
-from radiopaque.errors import (
-    AuthenticationError,
-    ConfigError,
-    ConnectionLostError,
-    DeadlineError,
-    RadiopaqueError,
-    ResourceError,
-    RoleError,
-)
+from radiopaque.certificates import Identity, Role, Watch
+from radiopaque.errors import ConfigError, ConnectionLostError, DeadlineError, RadiopaqueError
 from radiopaque.telemetry import get_logger
-from radiopaque.transport.channel import Channel, Counters
+from radiopaque.transport.admission import Admission, Call, Guard, Handler
+from radiopaque.transport.channel import Channel
 from radiopaque.transport.grpc_client import SERVICES
+from radiopaque.transport.health import SERVICE as HEALTH
+from radiopaque.transport.health import Health
 from radiopaque.transport.inbox import Inbox
-from radiopaque.transport.status import abort, public_error
+from radiopaque.transport.observer import Observer
+from radiopaque.transport.status import public_error
 from radiopaque.transport.tls import check_refuses_tls12, grpc, server_credentials
 from radiopaque.wire import frames, messages
 from radiopaque.wire.frames import MAX_MESSAGE_BYTES, Frame
+
+__all__ = ["Call", "Handler", "Server", "ServingChannel"]
 
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -44,60 +39,9 @@ _OPTIONS: Final = (
     # Twice as often as clients ping, so that none is turned away as a nuisance.
     ("grpc.http2.min_ping_interval_without_data_ms", 15_000),
 )
-
-# gRPC rounds a deadline up when it sends it.
-_DEADLINE_SLACK_SECONDS: Final = 60.0
+_FLUSH_SECONDS: Final = 1.0
 
 _log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What a handler knows of the call it serves, besides the messages."""
-
-    peer: PeerIdentity
-    deadline_seconds: float
-    counters: Counters = field(default_factory=Counters)
-
-
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """One row of a party's table: what serves a method and which roles may call it.
-
-    ``function`` by the shape of the method: ``(request, call) -> reply``;
-    ``(request, call) -> iterator of replies``, which are messages or frames;
-    ``(iterator of requests, call) -> reply``; ``(channel, call) -> None`` for frames both ways.
-    """
-
-    function: Callable[..., Any]
-    roles: frozenset[Role]
-
-
-class Admission:
-    """Bounds of one server's calls: how long each may take, and how many of one peer at once."""
-
-    def __init__(self, deadline_seconds: float, calls_per_peer: int) -> None:
-        self.deadline_seconds = deadline_seconds
-        self._calls_per_peer = calls_per_peer
-        self._lock = threading.Lock()
-        self._under_way: Counter[PeerIdentity] = Counter()
-
-    def enter(self, peer: PeerIdentity) -> None:
-        """Raises ResourceError where the peer has its share of calls under way."""
-        with self._lock:
-            if self._under_way[peer] >= self._calls_per_peer:
-                raise ResourceError(
-                    f"{self._calls_per_peer} calls of {peer} are under way, its limit here; "
-                    "wait for one to end"
-                )
-            self._under_way[peer] += 1
-
-    def leave(self, peer: PeerIdentity) -> None:
-        """A call is over."""
-        with self._lock:
-            self._under_way[peer] -= 1
-            if not self._under_way[peer]:
-                del self._under_way[peer]
 
 
 class Server:
@@ -115,6 +59,7 @@ class Server:
         concurrent_calls: int = 32,
         calls_per_peer: int = 8,
         deadline_seconds: float = 3600.0,
+        observer: Observer | None = None,
     ) -> None:
         service = SERVICES[identity.role]
         if set(handlers) != set(service.methods_by_name):
@@ -122,20 +67,35 @@ class Server:
                 f"the table of {service.name} must name {sorted(service.methods_by_name)}, "
                 f"it names {sorted(handlers)}"
             )
-        self._identity = identity
+        self._watch = Watch(identity)
         self._pool = ThreadPoolExecutor(concurrent_calls, thread_name_prefix="radiopaque-call")
         self._server = grpc.server(
             self._pool,
             options=_OPTIONS,
             maximum_concurrent_rpcs=concurrent_calls,
         )
-        admission = Admission(deadline_seconds, calls_per_peer)
+        self._admission = admission = Admission(
+            deadline_seconds, calls_per_peer, self._watch, observer
+        )
         table = {
             name: _method_handler(service.methods_by_name[name], handler, admission)
             for name, handler in handlers.items()
         }
+        self._health = Health(service.full_name)
+        check = Handler(self._health.check, frozenset(Role), any_version=True)
+        # admitted apart: a party that is busy, or stopping, still says so
+        asking = {
+            "Check": _method_handler(
+                HEALTH.methods_by_name["Check"],
+                check,
+                Admission(deadline_seconds, calls_per_peer, self._watch),
+            )
+        }
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(service.full_name, table),)
+            (
+                grpc.method_handlers_generic_handler(service.full_name, table),
+                grpc.method_handlers_generic_handler(HEALTH.full_name, asking),
+            )
         )
 
     def start(self, listen: str) -> int:
@@ -144,7 +104,7 @@ class Server:
         Raises ConfigError when the address cannot be used, or TLS 1.2 would be accepted.
         """
         try:
-            port = self._server.add_secure_port(listen, server_credentials(self._identity))
+            port = self._server.add_secure_port(listen, server_credentials(self._watch))
         except RuntimeError as error:
             raise ConfigError(
                 f"cannot listen on {listen}; check that the address is one of this machine and "
@@ -152,16 +112,23 @@ class Server:
             ) from error
         self._server.start()
         try:
-            check_refuses_tls12(listen, port, self._identity)
+            check_refuses_tls12(listen, port, self._watch.identity())
         except BaseException:
             self._server.stop(0).wait()
             raise
-        _log.info("listening", address=listen, role=str(self._identity.role))
+        _log.info("listening", address=listen, role=str(self._watch.identity().role))
         return int(port)
 
     def stop(self, grace_seconds: float = 5.0) -> None:
-        """Refuse new calls, give those under way ``grace_seconds``, then cancel them."""
-        self._server.stop(grace_seconds).wait()
+        """Drain: refuse new calls, give those under way ``grace_seconds``, then cancel them.
+
+        Until the last one has ended the server still answers: health checks with NOT_SERVING, all
+        else with PeerUnavailableError.
+        """
+        self._health.serving = False
+        drained = self._admission.drain(grace_seconds)
+        # a call that has left may still have its last bytes to send
+        self._server.stop(_FLUSH_SECONDS if drained else 0).wait()
         # gRPC leaves the threads of a pool that it was given waiting for more
         self._pool.shutdown(wait=False)
 
@@ -243,21 +210,21 @@ def _method_handler(
         return data
 
     def unary(data: bytes, context: grpc.ServicerContext) -> bytes:
-        with _Guard(name, handler.roles, admission, context) as call:
+        with Guard(method, handler, admission, context) as call:
             return encode(handler.function(decode(data, call), call), call)
 
     def downloading(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        with _Guard(name, handler.roles, admission, context) as call:
+        with Guard(method, handler, admission, context) as call:
             for reply in handler.function(decode(data, call), call):
                 yield encode(reply, call)
 
     def uploading(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        with _Guard(name, handler.roles, admission, context) as call:
+        with Guard(method, handler, admission, context) as call:
             decoded = (decode(data, call) for data in _received(requests, context))
             return encode(handler.function(decoded, call), call)
 
     def both(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        with _Guard(name, handler.roles, admission, context) as call:
+        with Guard(method, handler, admission, context) as call:
             channel = ServingChannel(requests, call, context)
             worker = threading.Thread(
                 target=_serve_channel, args=(handler.function, channel, call, name), daemon=True
@@ -276,69 +243,6 @@ def _method_handler(
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(downloading)
     return grpc.unary_unary_rpc_method_handler(unary)
-
-
-class _Guard:
-    """Around every call: admits the peer, and turns what goes wrong into a status."""
-
-    def __init__(
-        self,
-        method: str,
-        roles: frozenset[Role],
-        admission: Admission,
-        context: grpc.ServicerContext,
-    ) -> None:
-        self._method = method
-        self._roles = roles
-        self._admission = admission
-        self._context = context
-        self._peer: PeerIdentity | None = None
-
-    def __enter__(self) -> Call:
-        try:
-            return self._admit()
-        except Exception as error:
-            self._abort(error)
-            raise
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if self._peer is not None:
-            self._admission.leave(self._peer)
-        if isinstance(error, Exception):
-            self._abort(error)
-
-    def _admit(self) -> Call:
-        presented = self._context.auth_context().get("x509_pem_cert")
-        if not presented:
-            raise AuthenticationError("the call came without a client certificate; present one")
-        certificate = x509.load_pem_x509_certificate(presented[0])
-        peer = peer_identity(certificate)
-        self._peer = peer
-        check_validity(certificate, f"of {peer}")
-        if peer.role not in self._roles:
-            raise RoleError(
-                f"{self._method} is for {' or '.join(sorted(self._roles))}; "
-                f"this certificate is that of the {peer}"
-            )
-        remaining = self._context.time_remaining()
-        longest = self._admission.deadline_seconds
-        if remaining is None or remaining > longest + _DEADLINE_SLACK_SECONDS:
-            raise ResourceError(
-                f"{self._method} must be called with a deadline of at most {longest:g} s; "
-                "lower deadline_seconds in the caller's config"
-            )
-        self._admission.enter(peer)
-        return Call(peer, remaining)
-
-    def _abort(self, error: Exception) -> None:
-        public = public_error(error, self._method)
-        _log.warning(
-            "call refused",
-            method=self._method,
-            peer=str(self._peer or "?"),
-            error=f"{type(public).__name__}: {public}",
-        )
-        abort(self._context, public)
 
 
 def _serve_channel(

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import tempfile
-from pathlib import Path
+from dataclasses import replace
 from typing import Final
 
-from radiopaque.certificates import Identity
-from radiopaque.errors import ConfigError
+from cryptography import x509
+
+from radiopaque.certificates import Identity, Role, Watch, check_validity, peer_identity
+from radiopaque.errors import AuthenticationError, ConfigError, PeerUnavailableError, RoleError
 
 _RSA_ONLY_SUITES: Final = "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-RSA-CHACHA20-POLY1305"
 os.environ["GRPC_SSL_CIPHER_SUITES"] = _RSA_ONLY_SUITES
@@ -28,7 +29,13 @@ os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_li
 
 import grpc  # noqa: E402 - the environment must be set first
 
-__all__ = ["check_refuses_tls12", "client_credentials", "grpc", "server_credentials"]
+__all__ = [
+    "check_refuses_tls12",
+    "client_credentials",
+    "grpc",
+    "server_credentials",
+    "trusting_only",
+]
 
 _CHECK_SECONDS: Final = 10.0
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - read, not bound
@@ -40,13 +47,81 @@ def client_credentials(identity: Identity) -> grpc.ChannelCredentials:
     )
 
 
-def server_credentials(identity: Identity) -> grpc.ServerCredentials:
-    """Credentials that refuse clients without a certificate of a trusted authority."""
-    return grpc.ssl_server_credentials(
-        [(identity.private_key, identity.certificate)],
-        root_certificates=identity.authorities,
-        require_client_auth=True,
+def server_credentials(watch: Watch) -> grpc.ServerCredentials:
+    """Credentials that refuse clients without a certificate of a trusted authority.
+
+    Every handshake takes the pair and the authorities that the files hold then.
+    """
+    latest = watch.identity()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal latest
+        identity = watch.identity()
+        if identity is latest:
+            return None
+        latest = identity
+        return _server_configuration(identity)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _server_configuration(latest), changed, require_client_authentication=True
     )
+
+
+def _server_configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(identity.private_key, identity.certificate)], root_certificates=identity.authorities
+    )
+
+
+def trusting_only(
+    identity: Identity, address: str, server_name: str, role: Role, seconds: float
+) -> Identity:
+    """``identity``, trusting nobody but the server that answers at ``address`` now.
+
+    gRPC for Python lets no client look at a server's certificate. So it is fetched in a handshake
+    before the one that counts, held to the authorities, the name, the role and the revocation
+    lists, and gRPC is then given this very certificate as the only one to trust: whoever answers
+    must hold its key. Raises PeerUnavailableError, AuthenticationError, RoleError.
+    """
+    context = _verifying(identity)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    host, _, port = address.rpartition(":")
+    try:
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), timeout=seconds) as connection,
+            context.wrap_socket(connection, server_hostname=server_name) as secure,
+        ):
+            presented = secure.getpeercert(binary_form=True) or b""
+    except ssl.SSLError as error:
+        raise AuthenticationError(
+            f"the {role.text} at {address} has no certificate that this party accepts; check that "
+            f"both trust the same authority and that a {role.text} listens there ({error.reason})"
+        ) from error
+    except OSError as error:
+        raise PeerUnavailableError(
+            f"cannot reach the {role.text} at {address}; check that it is running, that the "
+            "address is right and that no firewall is in between "
+            f"({error.strerror or type(error).__name__})"
+        ) from error
+    certificate = x509.load_der_x509_certificate(presented)
+    stated = peer_identity(certificate)
+    check_validity(certificate, f"of {stated}")
+    if stated.role is not role:
+        raise RoleError(
+            f"a {role.text} is due at {address}, the certificate there is of the {stated}"
+        )
+    if identity.revoked is not None:
+        identity.revoked.check(certificate, f"of {stated}")
+    pem = ssl.DER_cert_to_PEM_cert(presented).encode("ascii")
+    return replace(identity, authorities=pem)
+
+
+def _verifying(identity: Identity) -> ssl.SSLContext:
+    """A client's context that trusts what gRPC trusts: every certificate of the bundle."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=identity.authorities.decode("ascii"))
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def check_refuses_tls12(listen: str, port: int, identity: Identity) -> None:
@@ -55,14 +130,9 @@ def check_refuses_tls12(listen: str, port: int, identity: Identity) -> None:
     Raises ConfigError when the server agrees to it, which happens when gRPC was loaded by somebody
     else before this module, or when it cannot be reached at its own address.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = _verifying(identity)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=identity.authorities.decode("ascii"))
-    with tempfile.TemporaryDirectory() as folder:
-        pair = Path(folder) / "pair.pem"
-        pair.touch(mode=0o600)
-        pair.write_bytes(identity.private_key + identity.certificate)
-        context.load_cert_chain(pair)
+    _present(context, identity)
     host = listen.rpartition(":")[0].strip("[]")
     host = _LOOPBACK.get(host, host)
     try:
@@ -82,3 +152,13 @@ def check_refuses_tls12(listen: str, port: int, identity: Identity) -> None:
         "this server would accept TLS 1.2, because gRPC was imported before radiopaque; "
         "import radiopaque first"
     )
+
+
+def _present(context: ssl.SSLContext, identity: Identity) -> None:
+    """Have the context show the party's certificate; the key is written to no disk."""
+    descriptor = os.memfd_create("pair", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, identity.private_key + identity.certificate)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

@@ -65,6 +65,10 @@ def artefact_id(value: bytes) -> bytes:
     return exact_bytes(value, frames.ARTEFACT_BYTES, "artefact id")
 
 
+def epoch(value: bytes) -> bytes:
+    return exact_bytes(value, frames.SESSION_BYTES, "epoch of a ledger")
+
+
 def key(value: bytes, what: str) -> bytes:
     return exact_bytes(value, frames.KEY_BYTES, what)
 

@@ -146,11 +146,12 @@ def broken_images(folder: Path) -> dict[str, tuple[Path, str]]:
         "text": (folder / "notes.txt", "NotAnImageError"),
         "not a DICOM": (folder / "renamed.dcm", "NotDicomError"),
         "cut": (folder / "cut.dcm", "TruncatedPixelDataError"),
-        "folder": (folder, "ImageError"),
+        "folder": (folder / "empty", "NotAnImageError"),
         "no pixels": (folder / "no-pixels.dcm", "NoPixelDataError"),
         "two frames": (folder / "two-frames.dcm", "MultiFrameError"),
         "unknown syntax": (folder / "video.dcm", "UnsupportedTransferSyntaxError"),
     }
+    cases["folder"][0].mkdir()
     write_dicom(cases["no pixels"][0], pixels, PixelData=None)
     write_dicom(cases["two frames"][0], pixels, NumberOfFrames=2)
     write_dicom(cases["unknown syntax"][0], pixels, syntax=MPEG2MPML)

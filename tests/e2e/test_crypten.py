@@ -31,6 +31,7 @@ from radiopaque.errors import (
     ProtocolError,
     RadiopaqueError,
 )
+from radiopaque.ledger import MARK_BYTES, Mark
 from radiopaque.transport.link import Link
 from radiopaque.wire.frames import Frame, Kind
 from tests.e2e.parties import Clinic, Deployment, contents, radiopaque, until
@@ -313,8 +314,8 @@ def test_a_clinic_that_goes_away_leaves_no_worker_at_the_vendor(hosted: Hosted) 
         session = client.prepare()[0].session
         channel = client._model_owner.open("Infer", 100.0)
         link = Link(channel, session)
-        link.send(0, Kind.START)
-        link.receive(0, Kind.READY, 0, 0)
+        link.send(0, Kind.START, 0, Mark(bytes(16)).encode())
+        link.receive(0, Kind.READY, 0, MARK_BYTES)
         owner = deployment.owner._started().pid
         (worker,) = workers(owner)
         assert alive(worker)
@@ -335,8 +336,8 @@ def test_frames_out_of_place_end_the_session_at_the_vendor(hosted: Hosted) -> No
             session = client.prepare()[0].session
             channel = client._model_owner.open("Infer", 100.0)
             link = Link(channel, session)
-            link.send(0, Kind.START)
-            link.receive(0, Kind.READY, 0, 0)
+            link.send(0, Kind.START, 0, Mark(bytes(16)).encode())
+            link.receive(0, Kind.READY, 0, MARK_BYTES)
             channel.send(bad(session))
             with pytest.raises(ProtocolError):
                 channel.receive()

@@ -142,8 +142,8 @@ def test_clinic_and_crypto_provider_exchange_a_kilobyte_at_most(
 ) -> None:
     with Client.from_config(clinics["findings"].config) as client:
         (prepared,) = client.prepare()
-    assert prepared.bytes["data_owner_to_crypto_provider"] == 104
-    assert prepared.bytes["crypto_provider_to_data_owner"] == 0
+    assert prepared.bytes["data_owner_to_crypto_provider"] == 122
+    assert prepared.bytes["crypto_provider_to_data_owner"] == 50
     assert prepared.bytes["model_owner_to_crypto_provider"] < 100
     assert prepared.bytes["model_owner_to_data_owner"] < 100
 

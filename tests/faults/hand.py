@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from radiopaque import versions
 from radiopaque.certificates import Identity, Role
 from radiopaque.engine import artefact as artefacts
 from radiopaque.engine import data_owner as engine
 from radiopaque.errors import RadiopaqueError
+from radiopaque.ledger import MARK_BYTES, Mark
 from radiopaque.prg import SecretKey, new_id
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_client import GrpcChannel, Peer
@@ -22,6 +24,8 @@ from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.parties import Clinic, Deployment
 
 SECONDS = 20.0
+EPOCH = bytes(range(16))
+"""Of a ledger that these clinics do not have."""
 Change = Callable[[Frame], Iterable[Frame]]
 
 
@@ -43,6 +47,7 @@ class Hand:
         self.compiled = deployment.compiled[folder]
         self.session = session or new_id()
         self.key_d = SecretKey.generate()
+        self.mark = Mark(EPOCH)
 
     def __enter__(self) -> Hand:
         return self
@@ -83,6 +88,7 @@ class Hand:
             "plan_digest": self.artefact.plan_digest,
             "artefact": self.artefact.artefact,
             "key_d": self.key_d.reveal(),
+            "epoch": EPOCH,
         }
         request = pb.ReserveRequest(**(fields | changes))
         self.provider.call("Reserve", request, pb.ReserveReply, Counters(), seconds)
@@ -118,12 +124,15 @@ class Hand:
         """START; returns when READY is in. Raises what the model owner refuses with."""
         channel = self.owner.open("Infer", seconds)
         try:
-            channel.send(Frame(self.session, 0, Kind.START))
+            channel.send(Frame(self.session, 0, Kind.START, 0, self.mark.encode()))
             ready = channel.receive()
         except RadiopaqueError:
             channel.close()
             raise
-        assert ready == Frame(self.session, 0, Kind.READY)
+        assert (ready.session, ready.gate, ready.kind, ready.block) == (
+            (self.session, 0, Kind.READY, 0)
+        )
+        assert len(ready.payload) == MARK_BYTES
         return channel
 
     def run(self, channel: Channel, images: NDArray[np.float64] | None = None) -> NDArray[Any]:
@@ -164,20 +173,20 @@ class Tampered:
 
 def raw_upload(peer: Peer, parts: Iterable[bytes]) -> None:
     """Prepare with these bytes as messages. Raises the model owner's error."""
-    method = peer._channel.stream_unary(peer._path("Prepare"))
-    _typed(peer, lambda: method(iter(parts), timeout=SECONDS))
+    method = peer._connected(SECONDS).stream_unary(peer._path("Prepare"))
+    _typed(peer, lambda: method(iter(parts), timeout=SECONDS, metadata=versions.own()))
 
 
 def raw_infer(peer: Peer, parts: Iterable[bytes]) -> None:
     """Infer with these bytes as messages. Raises the model owner's error."""
-    method = peer._channel.stream_stream(peer._path("Infer"))
-    _typed(peer, lambda: list(method(iter(parts), timeout=SECONDS)))
+    method = peer._connected(SECONDS).stream_stream(peer._path("Infer"))
+    _typed(peer, lambda: list(method(iter(parts), timeout=SECONDS, metadata=versions.own())))
 
 
 def raw_call(peer: Peer, method: str, request: bytes) -> None:
     """A call with one message there and one back, in bytes."""
-    function = peer._channel.unary_unary(peer._path(method))
-    _typed(peer, lambda: function(request, timeout=SECONDS))
+    function = peer._connected(SECONDS).unary_unary(peer._path(method))
+    _typed(peer, lambda: function(request, timeout=SECONDS, metadata=versions.own()))
 
 
 def _typed(peer: Peer, call: Callable[[], object]) -> None:

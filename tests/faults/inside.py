@@ -10,6 +10,7 @@ from typing import Any
 from crypto_provider.service import CryptoProvider
 from model_owner.dealer import Dealer
 from model_owner.hosting import Hosted
+from model_owner.policy import Rules
 from model_owner.service import Limits, ModelOwner
 from radiopaque.certificates import Role, init_directory, load_identity
 from radiopaque.config import CryptoProviderLimits, ModelOwnerLimits
@@ -43,7 +44,9 @@ class Listening:
 class Inside:
     """A crypto provider and a model owner with one network. A context manager."""
 
-    def __init__(self, folder: Path, network: Network, device: Device = CPU) -> None:
+    def __init__(
+        self, folder: Path, network: Network, device: Device = CPU, rules: Rules | None = None
+    ) -> None:
         self.folder = folder
         self.networks = {"it": network}
         self.certificates = init_directory(folder / "certificates")
@@ -76,6 +79,7 @@ class Inside:
             Hosted.load([(folder / "it", None, None)], device),
             Dealer(self._peer),
             limits,
+            rules=rules,
         )
         self.owner = self._listen(Role.MODEL_OWNER, self.hosting.handlers())
 

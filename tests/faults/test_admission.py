@@ -8,10 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography import x509
 
 from data_owner import Client
 from radiopaque import certificates
-from radiopaque.certificates import CertificateFiles, Identity, Role, init_directory, issue
+from radiopaque.certificates import (
+    CertificateFiles,
+    Identity,
+    Role,
+    authority,
+    init_directory,
+    issue,
+    revoke,
+)
 from radiopaque.errors import (
     AccessError,
     AuthenticationError,
@@ -30,6 +39,7 @@ from radiopaque.wire.v1 import services_pb2 as pb
 from tests.conftest import Command
 from tests.e2e.parties import Clinic, Deployment
 from tests.faults.hand import SECONDS, Hand
+from tests.unit.transport.test_grpc_rotation import presented
 
 # Certificates and roles.
 
@@ -92,7 +102,7 @@ def test_a_server_in_another_role_is_not_talked_to(serving: Deployment, clinic: 
 def identity_of(files: CertificateFiles, name: str) -> Identity:
     """What a party holds that does not look at its own certificate first."""
     certificate = files.certificate.read_bytes()
-    parsed = certificates.x509.load_pem_x509_certificate(certificate)
+    parsed = x509.load_pem_x509_certificate(certificate)
     return Identity(
         Role.DATA_OWNER,
         name,
@@ -107,7 +117,7 @@ def identity_of(files: CertificateFiles, name: str) -> Identity:
 def expired(
     deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> CertificateFiles:
-    monkeypatch.setattr(certificates, "_VALIDITY", timedelta(minutes=-1))
+    monkeypatch.setattr(authority, "_VALIDITY", timedelta(minutes=-1))
     return issue(deployment.folder / "certificates", Role.DATA_OWNER, "late", output=tmp_path)
 
 
@@ -201,6 +211,46 @@ def test_a_server_looks_at_its_own_certificate_first(
     code, error = command("model-owner", "serve", "--config", config)
     assert (code, error["error"]) == (6, "RoleError")
     assert "is for the role crypto-provider, this party is the model-owner" in error["message"]
+
+
+def test_a_clinic_with_a_revocation_list(
+    deployment: Deployment, clinic: Clinic, command: Command, tmp_path: Path
+) -> None:
+    """From its configuration: good servers are called, one that was revoked is not."""
+    authority = tmp_path / "authority"
+    authority.mkdir()
+    for name in ("ca.crt", "ca.key"):
+        (authority / name).write_bytes((deployment.folder / "certificates" / name).read_bytes())
+    other = issue(authority, Role.DATA_OWNER, "other")
+    crl = revoke(authority, other.certificate)
+    text = clinic.config.read_text()
+    clinic.config.write_text(text.replace("[tls]\n", f'[tls]\ncrl = "{crl}"\n'))
+    code, answer = command("data-owner", "models", "--config", clinic.config)
+    assert (code, list(answer)) == (0, ["models"])
+    revoke(authority, deployment.certificates[Role.MODEL_OWNER].certificate)
+    code, answer = command("data-owner", "models", "--config", clinic.config)
+    assert (code, answer["error"]) == (6, "AuthenticationError")
+    assert "model-owner 'model-owner' was revoked by" in answer["message"]
+    crl.unlink()
+    code, answer = command("data-owner", "models", "--config", clinic.config)
+    assert (code, answer["error"]) == (2, "ConfigError")
+
+
+@pytest.mark.parametrize("role", [Role.MODEL_OWNER, Role.CRYPTO_PROVIDER])
+def test_a_running_server_takes_over_a_new_certificate(
+    serving: Deployment, clinic: Clinic, tmp_path: Path, role: Role
+) -> None:
+    """A process, whose files are replaced; a clinic and the other server go on with it."""
+    party = serving.owner if role is Role.MODEL_OWNER else serving.provider
+    old = serving.certificates[role]
+    new = issue(serving.folder / "certificates", role, str(role), output=tmp_path)
+    wanted = x509.load_pem_x509_certificate(new.certificate.read_bytes()).serial_number
+    assert presented(party.port, old.ca, role.server_name).serial_number != wanted
+    new.key.replace(old.key)
+    new.certificate.replace(old.certificate)
+    assert presented(party.port, old.ca, role.server_name).serial_number == wanted
+    with Client.from_config(clinic.config) as client:
+        client.infer_tensor(serving.networks["lungs-1.10"].images())
 
 
 # Whose session, which model, which tensor.

@@ -148,7 +148,7 @@ def test_the_model_owner_starts_before_its_first_message_in_one_process(inside: 
         serving.send = send  # type: ignore[method-assign]
         thread = threading.Thread(target=inside.hosting.infer, args=(serving, call))
         thread.start()
-        opening.send(Frame(hand.session, 0, Kind.START))
+        opening.send(Frame(hand.session, 0, Kind.START, 0, hand.mark.encode()))
         assert opening.receive().kind is Kind.READY
         hand.run(opening)
         thread.join()
@@ -288,9 +288,10 @@ def test_crypto_provider_killed_before_and_while_dealing(
             next(dealing.deal(hand))
         with pytest.raises(SessionStateError, match="known to the crypto provider already"):
             hand.reserve()
-        # what was only reserved is still there
-        waiting.upload()
-        waiting.infer()
+        # what was only reserved might come from a copy of the ledger: it is not dealt either
+        assert serving.provider.sessions()[waiting.session] == ("BURNT", False)
+        with pytest.raises(SessionStateError, match="is BURNT at the crypto provider"):
+            waiting.upload()
 
 
 def test_model_owner_killed_while_preparing_when_ready_and_when_started(

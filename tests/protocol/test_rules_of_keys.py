@@ -38,7 +38,7 @@ KEYS = {
 }
 TO_CRYPTO_PROVIDER = {
     "RegisterRequest": {"plan", "plan_digest", "artefact", "key_b"},
-    "ReserveRequest": {"session", "plan_digest", "artefact", "key_d"},
+    "ReserveRequest": {"session", "plan_digest", "artefact", "key_d", "epoch"},
     "DealRequest": {"session", "artefact", "key_o"},
 }
 
@@ -61,8 +61,9 @@ def check_keys_only_go_to_the_crypto_provider(file: FileDescriptorProto) -> None
     assert keys == {(request, field) for _, request, field in KEYS}
     for request, expected in TO_CRYPTO_PROVIDER.items():
         assert {field.name for field in messages[request].field} == expected
-    for method, _, reply in dealer:
-        assert reply == "Frame" if method == "Deal" else not messages[reply].field
+    replies = {reply: {field.name for field in messages[reply].field} for _, _, reply in dealer}
+    del replies["Frame"]
+    assert replies == {"RegisterReply": set(), "ReserveReply": {"mark"}}
 
 
 def test_keys_travel_to_the_crypto_provider_alone() -> None:

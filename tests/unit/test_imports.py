@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
+import radiopaque
+
 ROOT = Path(__file__).parents[2]
 PARTIES = ("crypto_provider", "model_owner", "data_owner")
 CORE = "radiopaque"
 COMMANDS = "radiopaque.cli"
-COMPANIONS = ("training", "benchmarks")
+COMPANIONS = ("training", "benchmarks", "supply_chain")
 CRYPTEN_WORKER = "radiopaque.engine.crypten.worker"
 TENSORS = "radiopaque.kernels.tensors"
 DEVICES = "radiopaque.engine.devices"
@@ -43,6 +45,7 @@ EXTRAS = (
     "optuna",
     "sqlalchemy",
     "alembic",
+    "opentelemetry",
     "gdcm",
     "pylibjpeg",
     "openjpeg",
@@ -309,3 +312,15 @@ def test_commands_load_parties_and_libraries_only_when_they_are_used() -> None:
     ]
     assert at_once == []
     assert trespasses(COMMANDS, EXTRAS) == []
+
+
+def test_the_version_is_printed_without_a_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "radiopaque", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == f"{radiopaque.__version__}\n"

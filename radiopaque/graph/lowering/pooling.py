@@ -70,7 +70,7 @@ def _max_along(draft: Draft, x: int, axis: int, window: Window) -> int:
         shape = draft.shape(x)
         blocks = (*shape[:axis], window.count, window.kernel, *shape[axis + 1 :])
         return draft.reshape(
-            _halve(draft, draft.reshape(x, blocks), axis + 1),
+            halve(draft, draft.reshape(x, blocks), axis + 1),
             (*shape[:axis], window.count, *shape[axis + 1 :]),
         )
     candidates = [
@@ -100,8 +100,8 @@ def _tournament(draft: Draft, candidates: Sequence[int]) -> int:
     return candidates[0]
 
 
-def _halve(draft: Draft, x: int, axis: int) -> int:
-    """Largest element along an axis, which keeps extent 1."""
+def halve(draft: Draft, x: int, axis: int) -> int:
+    """Largest element along an axis of values with few fraction bits; the axis keeps extent 1."""
     while (size := draft.shape(x)[axis]) > 1:
         half = size // 2
         left = draft.slice_axis(x, axis, 0, half)
@@ -194,7 +194,7 @@ def _reduce(context: Context, node: Node, axes: Sequence[int], how: str) -> int:
         x = draft.transpose(x, (*kept, *sorted(axes)))
         x = draft.reshape(x, (prod(shape[axis] for axis in kept), count))
         if how == "max":
-            x = _halve(draft, draft.settle(x), 1)
+            x = halve(draft, draft.settle(x), 1)
         else:
             gate = p.WindowSum((1, count))
             kind = Sum(gate, count if how == "mean" else 1)

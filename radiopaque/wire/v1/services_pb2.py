@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!radiopaque/wire/v1/services.proto\x12\rradiopaque.v1\"i\n\x05\x46rame\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0c\n\x04gate\x18\x02 \x01(\r\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.radiopaque.v1.Kind\x12\r\n\x05\x62lock\x18\x04 \x01(\r\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\"U\n\x0fRegisterRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x03 \x01(\x0c\x12\r\n\x05key_b\x18\x04 \x01(\x0c\"\x0f\n\rRegisterReply\"W\n\x0eReserveRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x03 \x01(\x0c\x12\r\n\x05key_d\x18\x04 \x01(\x0c\"\x0e\n\x0cReserveReply\"?\n\x0b\x44\x65\x61lRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x02 \x01(\x0c\x12\r\n\x05key_o\x18\x03 \x01(\x0c\"\x13\n\x11ListModelsRequest\"<\n\x0fListModelsReply\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.radiopaque.v1.ModelEntry\"R\n\nModelEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0bplan_digest\x18\x03 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x04 \x01(\x0c\"1\n\x10\x46\x65tchPlanRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"|\n\x0e\x46\x65tchPlanReply\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x03 \x01(\x0c\x12\x16\n\x0eweights_digest\x18\x04 \x01(\x0c\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\"-\n\x19\x46\x65tchMaskedWeightsRequest\x12\x10\n\x08\x61rtefact\x18\x01 \x01(\x0c\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"o\n\x0ePrepareRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.radiopaque.v1.PrepareHeaderH\x00\x12%\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x14.radiopaque.v1.FrameH\x00\x42\x06\n\x04part\"X\n\rPrepareHeader\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x03 \x01(\x0c\x12\x0f\n\x07\x62inding\x18\x04 \x01(\x0c\"\x82\x01\n\x0cPrepareReply\x12,\n$crypto_provider_to_model_owner_bytes\x18\x01 \x01(\x04\x12,\n$model_owner_to_crypto_provider_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x64\x65\x61ler_seconds\x18\x03 \x01(\x01*\x85\x02\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_START\x10\x01\x12\x0e\n\nKIND_READY\x10\x02\x12\x13\n\x0fKIND_CORRECTION\x10\x03\x12\x10\n\x0cKIND_OFFLINE\x10\x04\x12\x0e\n\nKIND_IMAGE\x10\x05\x12\x10\n\x0cKIND_TOP_BIT\x10\x06\x12\x10\n\x0cKIND_OPENING\x10\x07\x12\x12\n\x0eKIND_SELECTION\x10\x08\x12\x11\n\rKIND_DECISION\x10\t\x12\x15\n\x11KIND_RERANDOMISED\x10\n\x12\x0f\n\x0bKIND_RESULT\x10\x0b\x12\r\n\tKIND_DONE\x10\x0c\x12\x0e\n\nKIND_SHARE\x10\r2\xdd\x01\n\x0e\x43ryptoProvider\x12H\n\x08Register\x12\x1e.radiopaque.v1.RegisterRequest\x1a\x1c.radiopaque.v1.RegisterReply\x12\x45\n\x07Reserve\x12\x1d.radiopaque.v1.ReserveRequest\x1a\x1b.radiopaque.v1.ReserveReply\x12:\n\x04\x44\x65\x61l\x12\x1a.radiopaque.v1.DealRequest\x1a\x14.radiopaque.v1.Frame0\x01\x32\x83\x03\n\nModelOwner\x12N\n\nListModels\x12 .radiopaque.v1.ListModelsRequest\x1a\x1e.radiopaque.v1.ListModelsReply\x12K\n\tFetchPlan\x12\x1f.radiopaque.v1.FetchPlanRequest\x1a\x1d.radiopaque.v1.FetchPlanReply\x12V\n\x12\x46\x65tchMaskedWeights\x12(.radiopaque.v1.FetchMaskedWeightsRequest\x1a\x14.radiopaque.v1.Chunk0\x01\x12G\n\x07Prepare\x12\x1d.radiopaque.v1.PrepareRequest\x1a\x1b.radiopaque.v1.PrepareReply(\x01\x12\x37\n\x05Infer\x12\x14.radiopaque.v1.Frame\x1a\x14.radiopaque.v1.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!radiopaque/wire/v1/services.proto\x12\rradiopaque.v1\"i\n\x05\x46rame\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0c\n\x04gate\x18\x02 \x01(\r\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.radiopaque.v1.Kind\x12\r\n\x05\x62lock\x18\x04 \x01(\r\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\"U\n\x0fRegisterRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x03 \x01(\x0c\x12\r\n\x05key_b\x18\x04 \x01(\x0c\"\x0f\n\rRegisterReply\"f\n\x0eReserveRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x03 \x01(\x0c\x12\r\n\x05key_d\x18\x04 \x01(\x0c\x12\r\n\x05\x65poch\x18\x05 \x01(\x0c\"\x1c\n\x0cReserveReply\x12\x0c\n\x04mark\x18\x01 \x01(\x0c\"?\n\x0b\x44\x65\x61lRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x02 \x01(\x0c\x12\r\n\x05key_o\x18\x03 \x01(\x0c\"\x13\n\x11ListModelsRequest\"<\n\x0fListModelsReply\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.radiopaque.v1.ModelEntry\"R\n\nModelEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0bplan_digest\x18\x03 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x04 \x01(\x0c\"1\n\x10\x46\x65tchPlanRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"|\n\x0e\x46\x65tchPlanReply\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x03 \x01(\x0c\x12\x16\n\x0eweights_digest\x18\x04 \x01(\x0c\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\"-\n\x19\x46\x65tchMaskedWeightsRequest\x12\x10\n\x08\x61rtefact\x18\x01 \x01(\x0c\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"o\n\x0ePrepareRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.radiopaque.v1.PrepareHeaderH\x00\x12%\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x14.radiopaque.v1.FrameH\x00\x42\x06\n\x04part\"X\n\rPrepareHeader\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61rtefact\x18\x03 \x01(\x0c\x12\x0f\n\x07\x62inding\x18\x04 \x01(\x0c\"\x82\x01\n\x0cPrepareReply\x12,\n$crypto_provider_to_model_owner_bytes\x18\x01 \x01(\x04\x12,\n$model_owner_to_crypto_provider_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x64\x65\x61ler_seconds\x18\x03 \x01(\x01*\x85\x02\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_START\x10\x01\x12\x0e\n\nKIND_READY\x10\x02\x12\x13\n\x0fKIND_CORRECTION\x10\x03\x12\x10\n\x0cKIND_OFFLINE\x10\x04\x12\x0e\n\nKIND_IMAGE\x10\x05\x12\x10\n\x0cKIND_TOP_BIT\x10\x06\x12\x10\n\x0cKIND_OPENING\x10\x07\x12\x12\n\x0eKIND_SELECTION\x10\x08\x12\x11\n\rKIND_DECISION\x10\t\x12\x15\n\x11KIND_RERANDOMISED\x10\n\x12\x0f\n\x0bKIND_RESULT\x10\x0b\x12\r\n\tKIND_DONE\x10\x0c\x12\x0e\n\nKIND_SHARE\x10\r2\xdd\x01\n\x0e\x43ryptoProvider\x12H\n\x08Register\x12\x1e.radiopaque.v1.RegisterRequest\x1a\x1c.radiopaque.v1.RegisterReply\x12\x45\n\x07Reserve\x12\x1d.radiopaque.v1.ReserveRequest\x1a\x1b.radiopaque.v1.ReserveReply\x12:\n\x04\x44\x65\x61l\x12\x1a.radiopaque.v1.DealRequest\x1a\x14.radiopaque.v1.Frame0\x01\x32\x83\x03\n\nModelOwner\x12N\n\nListModels\x12 .radiopaque.v1.ListModelsRequest\x1a\x1e.radiopaque.v1.ListModelsReply\x12K\n\tFetchPlan\x12\x1f.radiopaque.v1.FetchPlanRequest\x1a\x1d.radiopaque.v1.FetchPlanReply\x12V\n\x12\x46\x65tchMaskedWeights\x12(.radiopaque.v1.FetchMaskedWeightsRequest\x1a\x14.radiopaque.v1.Chunk0\x01\x12G\n\x07Prepare\x12\x1d.radiopaque.v1.PrepareRequest\x1a\x1b.radiopaque.v1.PrepareReply(\x01\x12\x37\n\x05Infer\x12\x14.radiopaque.v1.Frame\x1a\x14.radiopaque.v1.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'radiopaque.wire.v1.services_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KIND']._serialized_start=1200
-  _globals['_KIND']._serialized_end=1461
+  _globals['_KIND']._serialized_start=1229
+  _globals['_KIND']._serialized_end=1490
   _globals['_FRAME']._serialized_start=52
   _globals['_FRAME']._serialized_end=157
   _globals['_REGISTERREQUEST']._serialized_start=159
@@ -40,33 +40,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERREPLY']._serialized_start=246
   _globals['_REGISTERREPLY']._serialized_end=261
   _globals['_RESERVEREQUEST']._serialized_start=263
-  _globals['_RESERVEREQUEST']._serialized_end=350
-  _globals['_RESERVEREPLY']._serialized_start=352
-  _globals['_RESERVEREPLY']._serialized_end=366
-  _globals['_DEALREQUEST']._serialized_start=368
-  _globals['_DEALREQUEST']._serialized_end=431
-  _globals['_LISTMODELSREQUEST']._serialized_start=433
-  _globals['_LISTMODELSREQUEST']._serialized_end=452
-  _globals['_LISTMODELSREPLY']._serialized_start=454
-  _globals['_LISTMODELSREPLY']._serialized_end=514
-  _globals['_MODELENTRY']._serialized_start=516
-  _globals['_MODELENTRY']._serialized_end=598
-  _globals['_FETCHPLANREQUEST']._serialized_start=600
-  _globals['_FETCHPLANREQUEST']._serialized_end=649
-  _globals['_FETCHPLANREPLY']._serialized_start=651
-  _globals['_FETCHPLANREPLY']._serialized_end=775
-  _globals['_FETCHMASKEDWEIGHTSREQUEST']._serialized_start=777
-  _globals['_FETCHMASKEDWEIGHTSREQUEST']._serialized_end=822
-  _globals['_CHUNK']._serialized_start=824
-  _globals['_CHUNK']._serialized_end=861
-  _globals['_PREPAREREQUEST']._serialized_start=863
-  _globals['_PREPAREREQUEST']._serialized_end=974
-  _globals['_PREPAREHEADER']._serialized_start=976
-  _globals['_PREPAREHEADER']._serialized_end=1064
-  _globals['_PREPAREREPLY']._serialized_start=1067
-  _globals['_PREPAREREPLY']._serialized_end=1197
-  _globals['_CRYPTOPROVIDER']._serialized_start=1464
-  _globals['_CRYPTOPROVIDER']._serialized_end=1685
-  _globals['_MODELOWNER']._serialized_start=1688
-  _globals['_MODELOWNER']._serialized_end=2075
+  _globals['_RESERVEREQUEST']._serialized_end=365
+  _globals['_RESERVEREPLY']._serialized_start=367
+  _globals['_RESERVEREPLY']._serialized_end=395
+  _globals['_DEALREQUEST']._serialized_start=397
+  _globals['_DEALREQUEST']._serialized_end=460
+  _globals['_LISTMODELSREQUEST']._serialized_start=462
+  _globals['_LISTMODELSREQUEST']._serialized_end=481
+  _globals['_LISTMODELSREPLY']._serialized_start=483
+  _globals['_LISTMODELSREPLY']._serialized_end=543
+  _globals['_MODELENTRY']._serialized_start=545
+  _globals['_MODELENTRY']._serialized_end=627
+  _globals['_FETCHPLANREQUEST']._serialized_start=629
+  _globals['_FETCHPLANREQUEST']._serialized_end=678
+  _globals['_FETCHPLANREPLY']._serialized_start=680
+  _globals['_FETCHPLANREPLY']._serialized_end=804
+  _globals['_FETCHMASKEDWEIGHTSREQUEST']._serialized_start=806
+  _globals['_FETCHMASKEDWEIGHTSREQUEST']._serialized_end=851
+  _globals['_CHUNK']._serialized_start=853
+  _globals['_CHUNK']._serialized_end=890
+  _globals['_PREPAREREQUEST']._serialized_start=892
+  _globals['_PREPAREREQUEST']._serialized_end=1003
+  _globals['_PREPAREHEADER']._serialized_start=1005
+  _globals['_PREPAREHEADER']._serialized_end=1093
+  _globals['_PREPAREREPLY']._serialized_start=1096
+  _globals['_PREPAREREPLY']._serialized_end=1226
+  _globals['_CRYPTOPROVIDER']._serialized_start=1493
+  _globals['_CRYPTOPROVIDER']._serialized_end=1714
+  _globals['_MODELOWNER']._serialized_start=1717
+  _globals['_MODELOWNER']._serialized_end=2104
 # @@protoc_insertion_point(module_scope)

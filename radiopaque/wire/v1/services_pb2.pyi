@@ -69,20 +69,24 @@ class RegisterReply(_message.Message):
     def __init__(self) -> None: ...
 
 class ReserveRequest(_message.Message):
-    __slots__ = ("session", "plan_digest", "artefact", "key_d")
+    __slots__ = ("session", "plan_digest", "artefact", "key_d", "epoch")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ARTEFACT_FIELD_NUMBER: _ClassVar[int]
     KEY_D_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     plan_digest: bytes
     artefact: bytes
     key_d: bytes
-    def __init__(self, session: _Optional[bytes] = ..., plan_digest: _Optional[bytes] = ..., artefact: _Optional[bytes] = ..., key_d: _Optional[bytes] = ...) -> None: ...
+    epoch: bytes
+    def __init__(self, session: _Optional[bytes] = ..., plan_digest: _Optional[bytes] = ..., artefact: _Optional[bytes] = ..., key_d: _Optional[bytes] = ..., epoch: _Optional[bytes] = ...) -> None: ...
 
 class ReserveReply(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("mark",)
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    mark: bytes
+    def __init__(self, mark: _Optional[bytes] = ...) -> None: ...
 
 class DealRequest(_message.Message):
     __slots__ = ("session", "artefact", "key_o")

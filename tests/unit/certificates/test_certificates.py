@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from radiopaque import certificates
 from radiopaque.certificates import (
     CertificateFiles,
     PeerIdentity,
     Role,
+    authority,
+    identity,
     init_directory,
     issue,
     load_identity,
@@ -145,7 +146,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*_: object) -> None:
         raise StoreError("disk full")
 
-    monkeypatch.setattr(certificates, "write_atomically", full)
+    monkeypatch.setattr(authority, "write_atomically", full)
     with pytest.raises(StoreError):
         init_directory(tmp_path / "certs")
     assert list(tmp_path.iterdir()) == []
@@ -250,7 +251,7 @@ def test_outside_the_period_of_validity(
         def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(days=days)
 
-    monkeypatch.setattr(certificates, "datetime", Shifted)
+    monkeypatch.setattr(identity, "datetime", Shifted)
     with pytest.raises(AuthenticationError, match=text):
         load(directory)
 

@@ -225,3 +225,24 @@ def test_huge_file(tmp_path: Path) -> None:
     (tmp_path / "party.toml").write_bytes(b"#" * (2 << 20))
     with pytest.raises(ConfigError, match="bytes"):
         config.load_data_owner(tmp_path / "party.toml")
+
+
+@pytest.mark.parametrize(
+    ("url", "accepted"),
+    [
+        ("http://127.0.0.1:4318/v1/traces", True),
+        ("http://localhost:4318", True),
+        ("https://collector.example/v1/traces", True),
+        ("http://collector.example:4318/v1/traces", False),
+        ("http://127.0.0.1.example:4318/", False),
+        ("https://user:word@collector.example/", False),
+        ("collector.example:4318", False),
+        ("ftp://localhost/", False),
+    ],
+)
+def test_collectors_of_traces(tmp_path: Path, url: str, accepted: bool) -> None:
+    text = f'traces = "{url}"\n' + SMALLEST[Role.CRYPTO_PROVIDER]
+    if accepted:
+        assert load(tmp_path, Role.CRYPTO_PROVIDER, text).traces == url
+    else:
+        assert "traces: must be" in problems(tmp_path, Role.CRYPTO_PROVIDER, text)

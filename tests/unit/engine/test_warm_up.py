@@ -14,10 +14,10 @@ from numba.core.dispatcher import Dispatcher
 from radiopaque.engine.local import LocalDeployment
 from radiopaque.engine.warm_up import miniature, warm_up
 from radiopaque.graph import plan as p
+from radiopaque.graph.bands import BLOCK_BYTES
 from radiopaque.graph.validate import COMPARED_BITS, validate_plan
 from radiopaque.graph.weights import Weights
 from radiopaque.ring import ring_dtype
-from radiopaque.graph.bands import BLOCK_BYTES
 from tests.plans import PlanBuilder
 
 SHAPE = (1, 8, 8, 8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 
-from model_owner.hosting import version_key
+from model_owner.rollback import version_key
 
 
 def test_versions_are_ordered_by_number_and_releases_after_candidates() -> None:

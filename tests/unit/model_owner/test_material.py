@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -145,12 +145,24 @@ def test_a_message_with_a_fault_leaves_no_file(
     assert files(tmp_path) == []
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_disk_space_is_taken_before_the_first_frame(store: MaterialStore, tmp_path: Path) -> None:
+    for kind in KINDS:
+        with store.writer(PLAN, new_id(), kind, SecretKey.generate()):
+            (found,) = (tmp_path / "material").glob(f"*.{kind.name.lower()}")
+            sizes = region_sizes(PLAN, kind).values()
+            assert found.stat().st_size > sum(sizes)
+            assert found.stat().st_blocks * 512 >= found.stat().st_size
+
+
+@pytest.mark.parametrize("call", ["posix_fallocate", "write"])
 def test_a_full_disk_is_a_typed_error(
-    store: MaterialStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: MaterialStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"model_owner.material.os.{call}", full)
     session = new_id()
-    monkeypatch.setattr("model_owner.material.os.fdopen", lambda fd, mode: full(fd))
     with pytest.raises(StoreError, match=r"No space left.*free some space"):
         write(
             store.writer(PLAN, session, Kind.OFFLINE, SecretKey.generate()),
@@ -159,9 +171,16 @@ def test_a_full_disk_is_a_typed_error(
     assert files(tmp_path) == []
 
 
-def full(descriptor: int) -> BinaryIO:
-    os.close(descriptor)
-    return Path("/dev/full").open("wb")
+def test_a_write_that_the_system_cuts_short_is_continued(
+    store: MaterialStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.write
+    monkeypatch.setattr("model_owner.material.os.write", lambda fd, data: whole(fd, data[:100]))
+    session, key = new_id(), SecretKey.generate()
+    store_session(store, session, key, value=0xA5)
+    material = store.load(PLAN, session, key)
+    for message in (material.corrections, material.offline):
+        assert all((region == 0xA5).all() for _, region in message)
 
 
 def test_sweeping_keeps_what_is_asked_for(store: MaterialStore, tmp_path: Path) -> None:

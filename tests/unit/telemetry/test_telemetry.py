@@ -13,9 +13,16 @@ from radiopaque import telemetry
 from radiopaque.telemetry import get_logger
 
 
+class Terminal(io.StringIO):
+    """A stream that takes itself for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture(params=[False, True], ids=["text", "json"])
 def output(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
-    stream = io.StringIO()
+    stream = Terminal()
     root = logging.getLogger()
     level = root.level
     handler = telemetry.configure("INFO", as_json=request.param, stream=stream)
@@ -49,6 +56,24 @@ def test_json_is_one_object_a_line() -> None:
     assert (first["address"], first["level"], first["logger"]) == ("x:1", "INFO", "radiopaque.test")
     assert first["time"].endswith("Z")
     assert second["event"] == "plain message"
+
+
+@pytest.mark.parametrize(
+    ("stream", "asked", "as_json"),
+    [(Terminal, False, False), (Terminal, True, True), (io.StringIO, False, True)],
+    ids=["terminal", "terminal, asked for", "elsewhere"],
+)
+def test_json_off_a_terminal(stream: type[io.StringIO], asked: bool, as_json: bool) -> None:
+    written = stream()
+    handler = telemetry.configure("INFO", as_json=asked, stream=written)
+    try:
+        log.info("listening", address="x:1")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    line = written.getvalue()
+    assert line.startswith("{") is as_json
+    if as_json:
+        assert json.loads(line)["address"] == "x:1"
 
 
 def test_fields_that_are_not_listed_or_of_another_type_are_not_printed(

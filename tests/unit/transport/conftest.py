@@ -21,7 +21,7 @@ METHODS = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer")
 
 
 def load(files: CertificateFiles, role: Role) -> Identity:
-    return load_identity(files.certificate, files.key, files.ca, role)
+    return load_identity(files.certificate, files.key, files.ca, role, files.crl)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from radiopaque import versions
 from radiopaque.certificates import Role
 from radiopaque.errors import (
     ConnectionLostError,
@@ -299,7 +300,8 @@ def test_broken_frames_are_refused_and_the_server_goes_on(
     options = [("grpc.ssl_target_name_override", Role.MODEL_OWNER.server_name)]
     credentials = client_credentials(host.identities[Role.DATA_OWNER])
     with grpc.secure_channel(host.address, credentials, options) as raw:
-        call = raw.stream_stream("/radiopaque.v1.ModelOwner/Infer")(iter([message]), timeout=5)
+        method = raw.stream_stream("/radiopaque.v1.ModelOwner/Infer")
+        call = method(iter([message]), timeout=5, metadata=versions.own())
         with pytest.raises(grpc.RpcError):
             next(call)
         if expected is None:

@@ -15,8 +15,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from radiopaque import certificates
-from radiopaque.certificates import CertificateFiles, Identity, Role, init_directory, load_identity
+from radiopaque.certificates import (
+    CertificateFiles,
+    Identity,
+    Role,
+    identity,
+    init_directory,
+    load_identity,
+)
 from radiopaque.errors import (
     AuthenticationError,
     ConnectionLostError,
@@ -210,6 +216,6 @@ def test_expiry_is_checked_on_calls_over_an_old_connection(
         def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(days=500)
 
-    monkeypatch.setattr(certificates, "datetime", Later)
+    monkeypatch.setattr(identity, "datetime", Later)
     with pytest.raises(AuthenticationError, match="expired"):
         list_models(host.peer)

@@ -1,0 +1,206 @@
+"""Images to results, group by group: what is broken off is tried again, what is done is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_owner.artefacts import LocalModel
+from data_owner.journal import Image, Journal, Result
+from data_owner.retry import CURABLE, Backoff
+from data_owner.sessions import Sessions
+from radiopaque.engine.plans import AnyPlan
+from radiopaque.errors import ImageError, PlanError, RadiopaqueError
+from radiopaque.graph.plan import IntendedUse, Preprocessing
+from radiopaque.telemetry import get_logger
+
+Progress = Callable[[str], None]
+"""Told in one line what is being done."""
+
+_GROUP = 8
+"""Sessions that are reserved at a time for a list of images."""
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file, preprocessed."""
+
+    name: str
+    tensor: NDArray[np.float32] = field(repr=False)
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A picture and its result."""
+
+    picture: Picture
+    result: Result
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image without a result, and why."""
+
+    image: Path
+    error: RadiopaqueError
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a submission is to be done.
+
+    ``journal`` keeps results; what it has is not done again unless ``again``. Where ``lenient``, an
+    image that cannot be used becomes a Failure; otherwise it ends the submission.
+    """
+
+    journal: Journal | None = None
+    again: bool = False
+    lenient: bool = False
+    backoff: Backoff = field(default_factory=Backoff)
+    progress: Progress = lambda _: None
+
+
+class Submission:
+    """One run over a list of image files. ``fetch`` gives the model."""
+
+    def __init__(self, sessions: Sessions, fetch: Callable[[], LocalModel], wish: Wish) -> None:
+        self._sessions = sessions
+        self._fetch = fetch
+        self._wish = wish
+        self._paths: Sequence[Path] = ()
+        self._images: dict[int, Image] = {}
+        self._found: dict[int, Done | Failure] = {}
+
+    def run(self, paths: Sequence[Path]) -> Iterator[tuple[LocalModel, list[Done | Failure]]]:
+        """Outcomes in the order of ``paths``, a group at a time; then the error that ended it.
+
+        Sessions are prepared before files are opened: from then to the results of the group, the
+        crypto provider is not contacted. An attempt that was broken off lets go of its pictures
+        before fresh material is made.
+        """
+        fetched: list[LocalModel] = []
+        self._insist(lambda: fetched.append(self._fetch()))
+        (model,) = fetched
+        spec = preprocessing_of(model.offer.plan)
+        self._paths = paths
+        self._look_up(model, spec)
+        size = model.offer.plan.batch * _GROUP
+        for start in range(0, len(paths), size):
+            group = range(start, min(start + size, len(paths)))
+            ended: RadiopaqueError | None = None
+            try:
+                self._insist(lambda group=group: self._attempt(model, group))  # type: ignore[misc]
+            except RadiopaqueError as error:
+                ended = error
+            yield model, [self._found.pop(number) for number in group if number in self._found]
+            if ended is not None:
+                raise ended
+
+    def _look_up(self, model: LocalModel, spec: Preprocessing) -> None:
+        """What the journal has already."""
+        journal, artefact = self._wish.journal, model.offer.id.artefact
+        if journal is None:
+            return
+        for number, path in enumerate(self._paths):
+            try:
+                image = Image.of(path)
+            except OSError:
+                continue  # reading it will say what is wrong with it
+            self._images[number] = image
+            result = None if self._wish.again else journal.find(image, artefact)
+            if result is not None:
+                picture = read_picture(path, spec, model.offer.plan.intended_use)
+                self._found[number] = Done(picture, result)
+
+    def _insist(self, attempt: Callable[[], None]) -> None:
+        """An attempt, and others after a while where that may cure what it raises."""
+        waits, known = self._wish.backoff.waits(), len(self._found)
+        while True:
+            try:
+                return attempt()
+            except CURABLE as error:
+                if len(self._found) > known:
+                    waits, known = self._wish.backoff.waits(), len(self._found)
+                wait = next(waits, None)
+                if wait is None:
+                    raise
+                kind = type(error).__name__
+                _log.warning(f"submission broken off, again in {wait:.1f} s", error=kind)
+                self._wish.progress(f"{kind}; trying again on fresh material in {wait:.1f} s")
+            time.sleep(wait)
+
+    def _attempt(self, model: LocalModel, group: range) -> None:
+        """What is missing of a group, until something breaks it off."""
+        plan = model.offer.plan
+        missing = [number for number in group if number not in self._found]
+        count = -(-len(missing) // plan.batch)
+
+        def preparing() -> None:
+            self._wish.progress("preparing a session (no image needed for this part)")
+
+        with self._sessions.reserve(model, count, preparing) as reserved:
+            pictures = self._read(model, missing)
+            usable = list(pictures)
+            for start, item in zip(range(0, len(usable), plan.batch), reserved, strict=False):
+                chosen = usable[start : start + plan.batch]
+                names = ", ".join(pictures[number].name for number in chosen)
+                self._wish.progress(f"secure inference of {names}")
+                tensors = [pictures[number].tensor for number in chosen]
+                answer = self._sessions.infer(model, item, _batch(tensors, plan.batch))
+                created = datetime.now(UTC).isoformat(timespec="seconds")
+                for index, number in enumerate(chosen):
+                    self._keep(model, number, pictures[number], Result(answer, index, created))
+
+    def _read(self, model: LocalModel, numbers: Sequence[int]) -> dict[int, Picture]:
+        """The pictures that can be used."""
+        plan = model.offer.plan
+        spec = preprocessing_of(plan)
+        pictures = {}
+        for number in numbers:
+            try:
+                pictures[number] = read_picture(self._paths[number], spec, plan.intended_use)
+            except ImageError as error:
+                if not self._wish.lenient:
+                    raise
+                self._found[number] = Failure(self._paths[number], error)
+        return pictures
+
+    def _keep(self, model: LocalModel, number: int, picture: Picture, result: Result) -> None:
+        """The journal's line is on the disk before the next image is begun."""
+        self._found[number] = Done(picture, result)
+        if self._wish.journal is not None and number in self._images:
+            self._wish.journal.add(self._images[number], model.offer.id.artefact, result)
+
+
+def read_picture(path: Path, spec: Preprocessing, use: IntendedUse | None) -> Picture:
+    """Raises ImageError."""
+    from data_owner.images import read_image
+    from data_owner.intended_use import check
+    from data_owner.preprocess import preprocess
+
+    image = read_image(path)
+    warnings = tuple(check(image.meta, use)) if use else ()
+    return Picture(path.name, preprocess(image, spec), warnings)
+
+
+def preprocessing_of(plan: AnyPlan) -> Preprocessing:
+    """The plan's preprocessing. Raises PlanError for a plan that does not take images."""
+    if plan.preprocessing is None:
+        raise PlanError(
+            f"model {plan.name} states no preprocessing for images; "
+            "the vendor must compile it with a manifest, or call infer_tensor"
+        )
+    return plan.preprocessing
+
+
+def _batch(tensors: Sequence[NDArray[np.float32]], size: int) -> NDArray[np.float32]:
+    """Network inputs [size, c, h, w], filled up with zeros."""
+    return np.stack([*tensors, *[np.zeros_like(tensors[0])] * (size - len(tensors))])

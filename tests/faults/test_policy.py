@@ -1,0 +1,71 @@
+"""A vendor's policy against clinics over real gRPC: what is refused, and what it costs nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_owner import Client
+from model_owner.policy import Rules
+from model_owner.service import ModelOwner
+from radiopaque.errors import AccessError, ConfigError, ResourceError
+from radiopaque.graph.plan import Output
+from tests.e2e.networks import lungs
+from tests.faults.inside import Inside
+
+
+def test_an_inference_beyond_the_quota_keeps_its_session(tmp_path: Path) -> None:
+    """It is refused before anything is sent, with the time to wait; no material is spent."""
+    network = lungs()
+    rules = Rules(images=2, period_seconds=7200.0)
+    with Inside(tmp_path, network, rules=rules) as inside:
+        with Client.from_config(inside.clinic()) as client:
+            client.prepare(3)
+            for _ in range(2):
+                client.infer_tensor(network.images())
+            assert client.stock() == 1
+            with pytest.raises(
+                ResourceError, match=r"2 images in 2 hours, is used up; try again in 7\d\d\d s"
+            ):
+                client.infer_tensor(network.images())
+            assert client.stock() == 1
+        states = [state for state, _ in inside.owner.sessions().values()]
+        assert sorted(states) == ["BURNT", "BURNT", "READY"]
+
+
+def test_a_clinic_that_is_not_on_the_list_gets_nothing(tmp_path: Path) -> None:
+    network = lungs()
+    with (
+        Inside(tmp_path, network, rules=Rules(clinics=("somebody-else",))) as inside,
+        Client.from_config(inside.clinic()) as client,
+    ):
+        for call in (client.models, client.prepare, client.model):
+            with pytest.raises(AccessError, match="'data-owner' is not on this model owner's list"):
+                call()
+        assert inside.owner.sessions() == {}
+
+
+def test_a_clinic_on_the_list_is_served(tmp_path: Path) -> None:
+    network = lungs()
+    with (
+        Inside(tmp_path, network, rules=Rules(clinics=("data-owner",))) as inside,
+        Client.from_config(inside.clinic()) as client,
+    ):
+        client.infer_tensor(network.images())
+
+
+def test_a_model_that_reveals_more_than_the_policy_is_not_served(tmp_path: Path) -> None:
+    network = lungs()
+    gate = network.plan.output_step.gate
+    assert isinstance(gate, Output)
+    with Inside(tmp_path, network, rules=Rules(output_bits=gate.bits)) as inside:
+        party = inside.hosting
+        with pytest.raises(ConfigError, match="the policy allows"):
+            ModelOwner(
+                tmp_path / "other",
+                party._hosted,
+                party._dealer,
+                party._limits,
+                rules=Rules(output_bits=gate.bits - 1),
+            )

@@ -1,0 +1,196 @@
+"""The vendor's rules: quotas over time and restarts, the list of clinics, revealing plans."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from model_owner.policy import Policy, Rules
+from radiopaque.certificates import PeerIdentity, Role
+from radiopaque.errors import AccessError, ConfigError, ResourceError, StoreError
+from radiopaque.graph.plan import Output, Plan
+from radiopaque.transport.grpc_server import Call, Handler
+from tests.e2e.networks import lungs
+
+HOUR = 3600.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, clock: Clock) -> Callable[..., Policy]:
+    tmp_path.chmod(0o700)
+
+    def open_policy(**rules: Any) -> Policy:
+        return Policy(Rules(**rules), tmp_path, clock)
+
+    return open_policy
+
+
+def charge(policy: Policy, times: int, clinic: str = "a", images: int = 1) -> None:
+    for _ in range(times):
+        policy.charge(clinic, images)
+
+
+def test_a_quota_is_used_up_and_says_when_to_come_back(
+    opened: Callable[..., Policy], clock: Clock
+) -> None:
+    policy = opened(images=3, period_seconds=HOUR)
+    charge(policy, 2)
+    clock.now += 600
+    charge(policy, 1)
+    clock.now += 100
+    with pytest.raises(ResourceError, match=r"3 images in 1 hour, is used up; try again in 2900 s"):
+        charge(policy, 1)
+    with pytest.raises(ResourceError, match="try again in 3500 s"):
+        policy.charge("a", 3)
+    clock.now += 2899
+    with pytest.raises(ResourceError, match="try again in 1 s"):
+        charge(policy, 1)
+    clock.now += 1
+    charge(policy, 2)
+    with pytest.raises(ResourceError, match="try again in 600 s"):
+        charge(policy, 1)
+
+
+def test_quotas_are_of_each_clinic(opened: Callable[..., Policy]) -> None:
+    policy = opened(images=2)
+    charge(policy, 2, "a")
+    charge(policy, 2, "b")
+    for clinic in "ab":
+        with pytest.raises(ResourceError):
+            charge(policy, 1, clinic)
+
+
+def test_images_count_and_not_inferences(opened: Callable[..., Policy]) -> None:
+    policy = opened(images=10)
+    charge(policy, 2, images=4)
+    with pytest.raises(ResourceError, match="used up"):
+        policy.charge("a", 4)
+    policy.charge("a", 2)
+    with pytest.raises(ResourceError, match="11 images is over the quota of 10"):
+        policy.charge("b", 11)
+
+
+def test_quotas_outlive_the_process(opened: Callable[..., Policy], clock: Clock) -> None:
+    policy = opened(images=2)
+    charge(policy, 2)
+    # not closed: the process was killed
+    again = opened(images=2)
+    with pytest.raises(ResourceError):
+        charge(again, 1)
+    clock.now += 24 * HOUR
+    charge(again, 2)
+
+
+def test_a_clock_that_is_set_back_gives_nothing(
+    opened: Callable[..., Policy], clock: Clock
+) -> None:
+    policy = opened(images=1)
+    charge(policy, 1)
+    clock.now -= 48 * HOUR
+    with pytest.raises(ResourceError):
+        charge(policy, 1)
+
+
+def test_of_many_at_once_as_many_as_the_quota_get_through(opened: Callable[..., Policy]) -> None:
+    policy = opened(images=7)
+    outcomes: list[type[Exception] | None] = []
+
+    def work() -> None:
+        for _ in range(4):
+            try:
+                policy.charge("a", 1)
+            except Exception as error:
+                outcomes.append(type(error))
+            else:
+                outcomes.append(None)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count(None) == 7
+    assert outcomes.count(ResourceError) == 25
+
+
+def test_without_a_quota_nothing_is_counted(opened: Callable[..., Policy]) -> None:
+    charge(opened(), 100)
+    charge(opened(images=1), 1)
+
+
+def test_the_file_is_private_and_a_damaged_one_is_an_error(
+    opened: Callable[..., Policy], tmp_path: Path
+) -> None:
+    policy = opened(images=1)
+    assert (tmp_path / "usage.sqlite").stat().st_mode & 0o777 == 0o600
+    policy.close()
+    (tmp_path / "usage.sqlite").write_bytes(b"not a database, though long enough" * 100)
+    with pytest.raises(StoreError, match=r"usage\.sqlite cannot be used"):
+        opened(images=1)
+
+
+def test_only_clinics_on_the_list_reach_a_method(opened: Callable[..., Policy]) -> None:
+    policy = opened(clinics=("a", "b"))
+    table = {"Infer": Handler(lambda request, call: request, frozenset({Role.DATA_OWNER}))}
+    guarded = policy.guarded(table)["Infer"]
+    assert guarded.roles == table["Infer"].roles
+    call = Call(PeerIdentity(Role.DATA_OWNER, "b"), 1.0)
+    assert guarded.function("x", call) == "x"
+    stranger = Call(PeerIdentity(Role.DATA_OWNER, "c"), 1.0)
+    with pytest.raises(AccessError, match="'c' is not on this model owner's list"):
+        guarded.function("x", stranger)
+    assert opened().guarded(table)["Infer"].function("x", stranger) == "x"
+
+
+def hosted(plan: Any) -> Any:
+    return [SimpleNamespace(name="lungs", version="2", host=SimpleNamespace(plan=plan))]
+
+
+def revealing(bits: int, position: int = 0) -> Plan:
+    plan = lungs().plan
+    last = replace(plan.output_step, gate=Output(bits, position))
+    return replace(plan, steps=(*plan.steps[:-1], last))
+
+
+def test_plans_that_reveal_more_bits_are_not_hosted(opened: Callable[..., Policy]) -> None:
+    policy = opened(output_bits=8)
+    policy.check_outputs(hosted(revealing(8)))
+    with pytest.raises(ConfigError, match=r"lungs 2 reveals 9 bits.*allows 8.*--output-bits 8"):
+        policy.check_outputs(hosted(revealing(9)))
+    opened().check_outputs(hosted(revealing(48)))
+
+
+def test_plans_that_reveal_scores_are_not_hosted(opened: Callable[..., Policy]) -> None:
+    policy = opened(labels_only=True)
+    with pytest.raises(ConfigError, match="labels alone"):
+        policy.check_outputs(hosted(revealing(2)))
+    plan = revealing(2)
+    flags = replace(plan.output_step, fraction_bits=0, divisor=1)
+    policy.check_outputs(hosted(replace(plan, steps=(*plan.steps[:-1], flags))))
+
+
+@pytest.mark.parametrize("rules", [{"output_bits": 63}, {"labels_only": True}])
+def test_the_other_engine_reveals_too_much(
+    opened: Callable[..., Policy], rules: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match="CrypTen engine, which reveals whole outputs"):
+        opened(**rules).check_outputs(hosted(object()))
