@@ -36,7 +36,6 @@ class Model:
 
     def __init__(self, plan: Plan, weights: Weights, device: Device = CPU) -> None:
         self.plan = plan
-        self.schedule = schedule(plan)
         self.wiring = Wiring(plan)
         self.device = device
         self.maps: Mapping[int, LinearMap] = linear_maps(plan, weights.linear, device)
@@ -79,6 +78,7 @@ class ModelOwnerRun:
         self._model = model
         self._session = session
         self._spent = False
+        self._events = schedule(model.plan).model_owner
         own = Streams(key_o, artefact.plan_digest, session, "model-owner")
         streams = DeviceStreams(own, model.device)
         self._window = Window(_loading(model.plan, streams, key_o, material), window_bytes)
@@ -105,22 +105,25 @@ class ModelOwnerRun:
         context = Evaluating(link, model.maps, model.constants, model.device)
         values = Values(model.wiring, context, window.take, window.free)
         with window:
-            for event in model.schedule.model_owner:
-                _turn(context, values, window.take(event.site.number), event)
+            for event in self._events:
+                _turn(context, values, window, event)
                 if event.last_opening:
                     values.read(event.site)
                 if event.last:
                     window.free(event.site.number)
 
 
-def _turn(context: Evaluating, values: Values, state: Any, event: Event) -> None:
+def _turn(context: Evaluating, values: Values, window: Window, event: Event) -> None:
     site, band, stage = event
     half = halves(site.step.gate)
     if stage == 0:
+        # first, so that states of gates before this one are freed before this one's is waited for
         value = values.rows(site.step.inputs[0], band.rows)
+        state = window.take(site.number)
         with recorder.span("evaluate", site.number):
             half.open(context, site, state, band, value)
         return
+    state = window.take(site.number)
     with recorder.span("evaluate", site.number):
         words = half.proceed(context, site, state, band, stage)
         if words is not None:

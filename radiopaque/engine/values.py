@@ -88,7 +88,7 @@ class Values:
             return self._compute(node, rows)
         self._complete(node, node.rows if rows is None else _end(node.site, rows))
         value = self._arrays[number]
-        return value if rows is None else value[rows.index]
+        return value if rows is None else value[rows.where]
 
     def read(self, reader: Site) -> None:
         """A gate needs its inputs no more."""
@@ -121,7 +121,7 @@ class Values:
         with recorder.span("evaluate", site.number):
             out = node.half.evaluate(self._context, site, state, values, rows)
         del state, values
-        self._done[site.number] += node.rows if rows is None else rows.count
+        self._done[site.number] += node.rows if rows is None else rows.height
         if self._done[site.number] == node.rows:
             self._free(site.number)
             self.read(site)
@@ -135,7 +135,7 @@ class Values:
             return
         if number not in self._arrays:
             self._arrays[number] = device.empty(site.step.shape, site.dtype)
-        self._arrays[number][rows.index] = part
+        self._arrays[number][rows.where] = part
 
 
 def _end(site: Site, rows: Rows) -> int:

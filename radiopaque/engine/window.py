@@ -47,7 +47,7 @@ class Window:
         self._size = window_bytes
         self._loaded: dict[int, tuple[Any, int]] = {}
         self._held = 0
-        self._wanted = False
+        self._wanted = -1
         self._closed = False
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
@@ -85,10 +85,9 @@ class Window:
 
     def _wait(self, gate: int) -> tuple[Any, int]:
         with self._changed:
-            self._wanted = True
+            self._wanted = gate
             self._changed.notify_all()
             self._changed.wait_for(lambda: gate in self._loaded or self._next is None)
-            self._wanted = False
             found = self._loaded.get(gate)
         if found is None:
             raise self._failure or SessionStateError(
@@ -135,9 +134,9 @@ class Window:
             return not self._closed
 
     def _fits(self, pending: Pending) -> bool:
-        """Beside the others; or larger than the window and alone, or waited for."""
-        alone = self._held == 0 or self._wanted
-        return alone or self._held + pending.expected_bytes <= self._size
+        """Beside the others; a gate that is larger than the window alone; one waited for always."""
+        needed = self._held == 0 or pending.gate <= self._wanted
+        return needed or self._held + pending.expected_bytes <= self._size
 
     def _load(self, pending: Pending) -> None:
         # the state has no name here: it would live on while the next gate waits for room

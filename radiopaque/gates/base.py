@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from radiopaque.graph.bands import BLOCK_BYTES, Band, Rows, bands
+from radiopaque.graph.bands import Band, Rows, bands
 from radiopaque.graph.plan import Plan, Step
 from radiopaque.kernels.cpu import CPU
 from radiopaque.kernels.device import Array, Device, LinearMap
@@ -50,7 +50,7 @@ class Site:
     @property
     def bands(self) -> tuple[Band, ...]:
         """The output in bands; streams and messages of a gate have its elements in their order."""
-        return bands(self.step.shape, BLOCK_BYTES // self.dtype.itemsize)
+        return bands(self.step.shape, self.dtype.itemsize)
 
     def block_sizes(self) -> Iterator[int]:
         """Elements of every message of the output."""
@@ -67,7 +67,7 @@ class Site:
         for band in cut:
             if band.rows is not None:
                 part = words[band.start : band.stop]
-                value[band.rows.index] = part.reshape(band.rows.shape(shape))
+                value[band.rows.where] = part.reshape(band.rows.shape(shape))
         return value
 
     def in_bands(self, device: Device, value: Array) -> Array:
@@ -78,7 +78,7 @@ class Site:
         words = device.empty(self.step.size, self.dtype)
         for band in cut:
             if band.rows is not None:
-                words[band.start : band.stop] = value[band.rows.index].reshape(-1)
+                words[band.start : band.stop] = value[band.rows.where].reshape(-1)
         return words
 
 

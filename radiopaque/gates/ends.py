@@ -63,7 +63,7 @@ class InputGate(Gate):
 
     def answer(self, context: Answering, site: Site, state: Array, band: Band, stage: int) -> None:
         device, image = context.device, context.image
-        part = image if band.rows is None else image[band.rows.index]
+        part = image if band.rows is None else image[band.rows.where]
         masked = device.contiguous(part).reshape(-1) - state[band.start : band.stop]
         for block, piece in band.blocks:
             message = device.download(masked[band.local(piece)]).view(np.uint8)
@@ -105,7 +105,7 @@ class OutputGate(Gate):
         gate = _output(site)
         if context.result is None:
             context.result = np.empty(site.step.shape, np.int64)
-        here = ... if band.rows is None else band.rows.index
+        here = ... if band.rows is None else band.rows.where
         mask = state[here].reshape(-1).astype(np.uint64)
         stored = np.empty(band.size, np.int64)
         half = np.uint64(1 << gate.position >> 1)
@@ -156,7 +156,7 @@ class RemaskGate(Gate):
         values: Sequence[Array],
         rows: Rows | None = None,
     ) -> Array:
-        return values[0] + (state if rows is None else state[rows.index])
+        return values[0] + (state if rows is None else state[rows.where])
 
 
 def _output(site: Site) -> Output:

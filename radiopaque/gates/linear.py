@@ -87,7 +87,7 @@ class LinearGate(Gate):
         rows: Rows | None = None,
     ) -> Array:
         product = context.maps[site.number](values[0], rows)
-        product += state if rows is None else state[rows.index]
+        product += state if rows is None else state[rows.where]
         return product
 
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from radiopaque.gates import base, halves
+from radiopaque.gates import halves
 from radiopaque.gates.base import Gate, Reach, Site, sites
+from radiopaque.graph import bands
 from radiopaque.graph.bands import Band, row_count
 from radiopaque.graph.plan import Plan
 
@@ -66,7 +67,7 @@ def replies(site: Site) -> int:
 
 def schedule(plan: Plan) -> Schedule:
     """The order of a plan's online phase."""
-    return _schedule(plan, base.BLOCK_BYTES)
+    return _schedule(plan, bands.BLOCK_BYTES)
 
 
 @lru_cache(maxsize=16)
@@ -122,8 +123,8 @@ class _Progress:
                     if computable > self._rows[reader]:
                         changed.append((reader, computable))
                     continue
-                bands = site.bands
-                while self._opened[reader] < len(bands) and bands[self._opened[reader]].end <= rows:
+                cut = site.bands
+                while self._opened[reader] < len(cut) and cut[self._opened[reader]].end <= rows:
                     found.append((reader, self._opened[reader]))
                     self._opened[reader] += 1
         return found

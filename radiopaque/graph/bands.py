@@ -36,13 +36,13 @@ class Rows(NamedTuple):
     bottom: int
 
     @property
-    def index(self) -> tuple[slice, ...]:
+    def where(self) -> tuple[slice, ...]:
         """Of an array [n, c, h, w]."""
         return (slice(self.first, self.last), slice(None), slice(self.top, self.bottom))
 
     @property
-    def count(self) -> int:
-        """Number of rows."""
+    def height(self) -> int:
+        """Number of rows, through all of the images."""
         return (self.last - self.first) * (self.bottom - self.top)
 
     def shape(self, whole: Shape) -> Shape:
@@ -100,12 +100,13 @@ def rows_between(shape: Shape, start: int, stop: int) -> Iterator[Rows | None]:
             start += bottom - top
 
 
-@lru_cache(maxsize=4096)
-def bands(shape: Shape, words: int) -> tuple[Band, ...]:
-    """A layer of this shape in bands of at most ``words`` elements, or of one row.
+def bands(shape: Shape, word_bytes: int) -> tuple[Band, ...]:
+    """A layer of this shape in bands. Those of one image differ by at most one row."""
+    return _bands(shape, BLOCK_BYTES // word_bytes)
 
-    Those of one image differ by at most one row.
-    """
+
+@lru_cache(maxsize=4096)
+def _bands(shape: Shape, words: int) -> tuple[Band, ...]:
     found: list[Band] = []
     start = block = end = 0
     for rows in _cut(shape, words):
@@ -117,7 +118,7 @@ def bands(shape: Shape, words: int) -> tuple[Band, ...]:
         if rows is None:
             end = row_count(shape)
         else:
-            end += rows.count
+            end += rows.height
         found.append(Band(len(found), rows, end, start, start + size, tuple(blocks)))
         start += size
     return tuple(found)

@@ -200,7 +200,8 @@ class _Elementwise:
         self._weights = weights
 
     def __call__(self, x: RingArray, rows: Rows | None = None) -> RingArray:
-        return x * some_rows(self._weights, rows)
+        product: RingArray = x * some_rows(self._weights, rows)
+        return product
 
     def __repr__(self) -> str:
         return f"<elementwise map, weights {list(self._weights.shape)} {self._weights.dtype}>"

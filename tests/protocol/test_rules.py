@@ -26,6 +26,7 @@ from radiopaque.errors import (
 )
 from radiopaque.gates.base import Answering, Site
 from radiopaque.gates.ends import OutputGate
+from radiopaque.graph.bands import Band
 from radiopaque.graph.weights import Weights
 from radiopaque.prg import SecretKey
 from radiopaque.ring import RingArray
@@ -272,8 +273,15 @@ def test_nothing_that_depends_on_the_result_goes_back(monkeypatch: pytest.Monkey
     check_the_result_stays_with_the_data_owner(session)
     answer = OutputGate.answer
 
-    def complaining(self: OutputGate, context: Answering, site: Site, state: RingArray) -> None:
-        answer(self, context, site, state)
+    def complaining(
+        self: OutputGate,
+        context: Answering,
+        site: Site,
+        state: RingArray,
+        band: Band,
+        stage: int,
+    ) -> None:
+        answer(self, context, site, state, band, stage)
         if context.result is not None and np.ptp(context.result) > 1 << 29:
             context.link.send(site.number, Kind.DONE)
 

@@ -130,7 +130,7 @@ def test_the_result_is_the_ideal_functionality_with_the_coins_of_the_masks(ring_
 def test_lengths_and_order_depend_on_the_plan_alone(
     payload_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("radiopaque.gates.base.BLOCK_BYTES", payload_bytes)
+    monkeypatch.setattr("radiopaque.graph.bands.BLOCK_BYTES", payload_bytes)
     monkeypatch.setattr("radiopaque.transport.link.PAYLOAD_BYTES", payload_bytes)
     runs = [run(image) for image in images() for _ in range(2)]
 

@@ -187,7 +187,8 @@ class TensorProduct:
         return f"<elementwise map, weights {list(self._weights.shape)} {self._weights.dtype}>"
 
     def __call__(self, x: Tensor, rows: Rows | None = None) -> Tensor:
-        return x * some_rows(self._weights, rows)
+        product: Tensor = x * some_rows(self._weights, rows)
+        return product
 
 
 def window_sum(x: Tensor, spec: WindowSum, rows: Rows | None = None) -> Tensor:

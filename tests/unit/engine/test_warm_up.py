@@ -103,7 +103,7 @@ def infer_all(plans: list[p.Plan], announced: list[p.Plan]) -> None:
         for wide in (False, True):
             deployment = LocalDeployment(plan, weights_of(plan, wide))
             for block_bytes in (BLOCK_BYTES, 296):
-                with mock.patch("radiopaque.gates.base.BLOCK_BYTES", block_bytes):
+                with mock.patch("radiopaque.graph.bands.BLOCK_BYTES", block_bytes):
                     deployment.infer(np.zeros(plan.input_step.shape))
     after = compiled()
     new = {name: count for name, count in after.items() if count != before.get(name)}

@@ -57,12 +57,14 @@ def no_thread_is_left() -> bool:
 
 
 def walk(window: Window, gates: Gates) -> None:
-    """Take every state and look at it."""
+    """Take every state, more than once, look at it and free it."""
     for gate, size in enumerate(gates.sizes):
         state = window.take(gate)
+        assert state is window.take(gate)
         assert (state is None) == (size == 0)
         assert size == 0 or (state.size == size and (state == gate).all())
         del state
+        window.free(gate)
 
 
 @pytest.mark.parametrize("size", [1, 99, 100, 250, 10_000])
@@ -142,6 +144,7 @@ def test_what_a_state_took_counts_and_not_what_was_expected() -> None:
         assert window.peak_bytes == 300
         for gate in range(5):
             window.take(gate)
+            window.free(gate)
     assert window.peak_bytes == 300
 
 
@@ -204,7 +207,7 @@ def test_abandoning_while_a_gate_is_being_loaded() -> None:
     gates.before = pause
     window = Window(gates.pending(), 200)
     window.take(0)
-    window.take(1)
+    window.free(0)
     assert loading.wait(10)
     closing = threading.Thread(target=window.close)
     closing.start()
@@ -216,9 +219,25 @@ def test_abandoning_while_a_gate_is_being_loaded() -> None:
     assert no_thread_is_left()
 
 
-def test_gates_are_taken_in_the_order_of_the_plan() -> None:
-    with (
-        Window(Gates([10] * 3).pending(), 100) as window,
-        pytest.raises(ValueError, match="gate 0 is next, not 1"),
-    ):
-        window.take(1)
+def test_several_gates_are_under_way_at_once() -> None:
+    """A walk that is ahead waits for no room, and what it left behind stays."""
+    gates = Gates([100] * 6)
+    with Window(gates.pending(), 100) as window:
+        window.take(0)
+        assert (window.take(2) == 2).all()
+        assert window.peak_bytes == 300
+        for gate in (1, 0, 2):
+            assert (window.take(gate) == gate).all()
+            window.free(gate)
+        gates.before = lambda gate: window_holds(gates, 0)
+        for gate in (3, 4, 5):
+            assert (window.take(gate) == gate).all()
+            window.free(gate)
+    assert window.peak_bytes == 300
+
+
+def test_freeing_after_the_window_was_closed() -> None:
+    window = Window(Gates([10]).pending(), 100)
+    window.take(0)
+    window.close()
+    window.free(0)

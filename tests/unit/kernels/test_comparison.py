@@ -284,16 +284,20 @@ def test_blocks_are_the_same_as_the_whole_layer() -> None:
         for first, end in pairwise(edges):
             count, piece = end - first, slice(first, end)
             message = np.empty((3, count), np.uint8)
+            here = h[piece], deal.r_o
             kernels.open_comparison(
-                h, deal.r_o, deal.mu_o, deal.level1_o, first, 32, 13, masked, message
+                *here, deal.mu_o, deal.level1_o, first, 32, 13, masked[piece], message
             )
             reply, decision, top = (np.empty(count, np.uint8) for _ in range(3))
             tables = deal.level1_d, deal.level2_d
-            kernels.select_comparison(message, deal.mu_d, *tables, first, n, received, own_d, reply)
-            kernels.decide_comparison(masked, reply, deal.level2_o, first, n, bits, decision, joint)
+            kept = received[piece], own_d[piece]
+            kernels.select_comparison(message, deal.mu_d, *tables, first, n, *kept, reply)
+            kernels.decide_comparison(
+                masked[piece], reply, deal.level2_o, first, n, bits, decision, joint[piece]
+            )
             own_o[piece] = decision
             kernels.finish_comparison(
-                masked,
+                masked[piece],
                 joint[piece],
                 deal.products_o,
                 other[piece],
@@ -303,7 +307,7 @@ def test_blocks_are_the_same_as_the_whole_layer() -> None:
                 U(1),
                 out[piece],
             )
-            kernels.open_truncation(h, deal.r_o, p2, first, 32, 13, top, share)
+            kernels.open_truncation(*here, p2, first, 32, 13, top, share[piece])
             kernels.finish_truncation(top, p2, other, first, result[piece])
             for kind, data in zip(sent, (message, reply[None], top[None]), strict=True):
                 kind.append(data)

@@ -315,8 +315,8 @@ def test_comparison_is_that_of_the_processor(k: int, opened_bits: int, shift: in
         draw(4 + i, SIZE, t) for i, t in enumerate((ring, ring, *[np.uint16] * 2, *[np.uint8] * 2))
     ]
     both("deal_comparison", [*masks, opened_bits, shift, level1, level2, products])
-    mu, offset, h = masks[2], masks[1], masks[0]
-    masked = np.zeros(SIZE, word)
+    mu, offset, h = masks[2], masks[1], masks[0][FIRST:STOP]
+    masked = np.zeros(length, word)
     message = np.zeros((octets, length), np.uint8)
     both(
         "open_comparison",
@@ -325,13 +325,22 @@ def test_comparison_is_that_of_the_processor(k: int, opened_bits: int, shift: in
     heard = draw(20, (octets, length), np.uint8)
     both(
         "select_comparison",
-        [heard, mu, level1, level2, FIRST, n, masked, masks[4], np.zeros(length, reply)],
+        [heard, mu, level1, level2, FIRST, n, masked, masks[4][:length], np.zeros(length, reply)],
     )
-    masked = (draw(21, SIZE, np.uint64) >> np.uint64(64 - 8 * octets)).astype(word)
+    masked = (draw(21, length, np.uint64) >> np.uint64(64 - 8 * octets)).astype(word)
     answer = draw(22, length, reply) & reply((1 << (index_bits + 1)) - 1)
     both(
         "decide_comparison",
-        [masked, answer, level2, FIRST, n, index_bits, np.zeros(length, np.uint8), masks[4]],
+        [
+            masked,
+            answer,
+            level2,
+            FIRST,
+            n,
+            index_bits,
+            np.zeros(length, np.uint8),
+            masks[4][:length],
+        ],
     )
     opened = draw(23, length, np.uint8) & np.uint8(1)
     for model_owner in (False, True):
@@ -362,7 +371,7 @@ def test_truncation_is_that_of_the_processor(k: int, opened_bits: int, shift: in
     top = np.full(length, 7, np.uint8)
     both(
         "open_truncation",
-        [h, offset, products, FIRST, opened_bits, shift, top, np.zeros(SIZE, ring)],
+        [h[FIRST:STOP], offset, products, FIRST, opened_bits, shift, top, np.zeros(length, ring)],
     )
     top = draw(4, length, np.uint8) & np.uint8(1)
     both("finish_truncation", [top, products, h, FIRST, np.zeros(length, ring)])
