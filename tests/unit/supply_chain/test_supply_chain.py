@@ -105,7 +105,10 @@ def test_the_pins_are_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = {
-        "parties.txt": [*project["dependencies"], *extras["dicom"], *extras["otel"]],
+        "parties.txt": [
+            *project["dependencies"],
+            *(text for name in ("dicom", "otel", "postgresql") for text in extras.get(name, ())),
+        ],
         "tests.txt": [*project["dependencies"], *extras["dev"]],
     }
     for name, texts in wanted.items():
