@@ -43,6 +43,7 @@ EXTRAS = (
     "tensorboardX",
     "tensorboard",
     "optuna",
+    "psycopg",
     "sqlalchemy",
     "alembic",
     "opentelemetry",
