@@ -171,7 +171,7 @@ def checkouts(tmp_path: Path) -> list[Path]:
         subprocess.run(["git", "init", "-q", folder], check=True)
         subprocess.run(["git", "-C", folder, "add", "-A"], check=True)
         author = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
-        dates = {name: "1700000000 +0000" for name in ("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE")}
+        dates = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), "1700000000 +0000")
         subprocess.run(
             ["git", "-C", folder, *author, "commit", "-q", "-m", "x"],
             check=True,
