@@ -53,6 +53,33 @@ class Rules:
     output_bits: int | None = None
     labels_only: bool = False
 
+    def check_outputs(self, models: Iterable[HostedModel]) -> None:
+        """Raises ConfigError for the first model that reveals more than these rules allow."""
+        for model in models:
+            problem = self._revealing(model)
+            if problem is not None:
+                raise ConfigError(
+                    f"model {model.name} {model.version} {problem}; compile it again, or change "
+                    "the policy in the configuration"
+                )
+
+    def _revealing(self, model: HostedModel) -> str | None:
+        plan = model.host.plan
+        if not self.labels_only and self.output_bits is None:
+            return None
+        if not isinstance(plan, Plan):
+            return "is for the CrypTen engine, which reveals whole outputs"
+        gate = plan.output_step.gate
+        if self.labels_only and not plan.labels_only:
+            return "reveals scores, the policy allows labels alone (compile --labels-only)"
+        most = self.output_bits
+        if most is not None and isinstance(gate, Output) and gate.bits > most:
+            return (
+                f"reveals {gate.bits} bits of each output, the policy allows {most} "
+                f"(compile --output-bits {most})"
+            )
+        return None
+
 
 class Policy:
     """The rules of one model owner, and what each clinic has used, in a file of its store."""
@@ -61,7 +88,7 @@ class Policy:
         make_private_directory(store)
         self._rules = rules
         self._clock = clock
-        self._path = store / "usage.sqlite"
+        self._path = store / "quota.sqlite"
         self._lock = threading.Lock()
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE))
@@ -152,33 +179,6 @@ class Policy:
         freed = accumulate(count for _, count in rows)
         at = next(at for (at, _), images in zip(rows, freed, strict=True) if images >= excess)
         return float(at + period - now)
-
-    def check_outputs(self, models: Iterable[HostedModel]) -> None:
-        """Raises ConfigError for the first model that reveals more than the rules allow."""
-        for model in models:
-            problem = self._revealing(model)
-            if problem is not None:
-                raise ConfigError(
-                    f"model {model.name} {model.version} {problem}; compile it again, or change "
-                    "the policy in the configuration"
-                )
-
-    def _revealing(self, model: HostedModel) -> str | None:
-        rules, plan = self._rules, model.host.plan
-        if not rules.labels_only and rules.output_bits is None:
-            return None
-        if not isinstance(plan, Plan):
-            return "is for the CrypTen engine, which reveals whole outputs"
-        gate = plan.output_step.gate
-        if rules.labels_only and not plan.labels_only:
-            return "reveals scores, the policy allows labels alone (compile --labels-only)"
-        most = rules.output_bits
-        if most is not None and isinstance(gate, Output) and gate.bits > most:
-            return (
-                f"reveals {gate.bits} bits of each output, the policy allows {most} "
-                f"(compile --output-bits {most})"
-            )
-        return None
 
     def _unusable(self, error: Exception) -> StoreError:
         return StoreError(f"{self._path} cannot be used: {error}; check the disk")

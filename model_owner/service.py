@@ -75,9 +75,10 @@ class ModelOwner:
         self._hosted = hosted
         self._dealer = dealer
         self._limits = limits
-        self._policy = Policy(rules or Rules(), store)
-        self._policy.check_outputs(hosted.loaded())
+        rules = rules or Rules()
+        rules.check_outputs(hosted.loaded())
         self._ledger = ledger or Ledger(store / "sessions.sqlite", MODEL_OWNER)
+        self._policy = Policy(rules, store)
         self._material = MaterialStore(store / "material")
         self._admitting = threading.Lock()
         self._inferring = threading.BoundedSemaphore(limits.concurrent_inferences)

@@ -144,6 +144,25 @@ class PeerConfig(_Table):
     )
 
 
+class LedgerConfig(_Table):
+    """Where the ledger of sessions is kept. Every key may be left out: a file in the store."""
+
+    postgresql: str | None = Field(
+        None,
+        min_length=1,
+        description="For several replicas of this server: the PostgreSQL database that they share, "
+        "as libpq takes it. Passwords belong into ~/.pgpass. Needs the extra postgresql. Replicas "
+        "of a model owner also share the folder `store`/material.",
+        examples=["host=db.example dbname=radiopaque user=radiopaque sslmode=verify-full"],
+    )
+    replica: str = Field(
+        "main",
+        min_length=1,
+        max_length=100,
+        description="Name of this replica, another one for each.",
+    )
+
+
 class CallLimits(_Table):
     """What a serving party bears at once."""
 
@@ -186,6 +205,7 @@ class CryptoProviderConfig(_Table):
         1,
         description="Threads that share a convolution; no more than there are cores.",
     )
+    ledger: LedgerConfig = LedgerConfig()
     tls: TlsConfig
     limits: CryptoProviderLimits = CryptoProviderLimits()
 
@@ -283,6 +303,7 @@ class ModelOwnerConfig(_Table):
         1,
         description="Threads that share a convolution; no more than there are cores.",
     )
+    ledger: LedgerConfig = LedgerConfig()
     tls: TlsConfig
     crypto_provider: PeerConfig
     limits: ModelOwnerLimits = ModelOwnerLimits()

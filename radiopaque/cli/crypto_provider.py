@@ -29,11 +29,14 @@ def _serve(
     from radiopaque.cli.serving import serve
     from radiopaque.config import load_crypto_provider
     from radiopaque.engine.devices import open_device
+    from radiopaque.ledger import CRYPTO_PROVIDER, open_ledger
 
     settings = load_crypto_provider(config)
     device = open_device(settings.device, settings.threads)
     identity = settings.tls.load(Role.CRYPTO_PROVIDER)
     limits = settings.limits
+    kept = settings.ledger
+    ledger = open_ledger(settings.store, CRYPTO_PROVIDER, kept.postgresql, kept.replica)
     party = CryptoProvider(
         settings.store,
         most_models=limits.models,
@@ -42,6 +45,7 @@ def _serve(
         reservation_seconds=limits.reservation_seconds,
         concurrent_deals=limits.concurrent_deals,
         device=device,
+        ledger=ledger,
     )
     try:
         serve(identity, party, settings, device, as_json=as_json)

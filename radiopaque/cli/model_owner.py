@@ -35,6 +35,7 @@ def _serve(
     from radiopaque.cli.serving import serve
     from radiopaque.config import load_model_owner
     from radiopaque.engine.devices import open_device
+    from radiopaque.ledger import MODEL_OWNER, open_ledger
     from radiopaque.transport.grpc_client import Peer
 
     settings = load_model_owner(config)
@@ -44,6 +45,8 @@ def _serve(
     models = ((model.path, model.name, model.version) for model in settings.models)
     hosted = Hosted.load(models, device, Newest(settings.store).versions)
     provider = settings.crypto_provider
+    kept = settings.ledger
+    ledger = open_ledger(settings.store, MODEL_OWNER, kept.postgresql, kept.replica)
     with Peer(Role.CRYPTO_PROVIDER, provider.address, identity, provider.server_name) as peer:
         party = ModelOwner(
             settings.store,
@@ -56,6 +59,7 @@ def _serve(
                 limits.session_days * 86_400.0,
                 limits.window_bytes,
             ),
+            ledger=ledger,
             rules=Rules(
                 policy.clinics,
                 policy.images,

@@ -66,4 +66,6 @@ def _show(found: list[Usage]) -> None:
             *(f"{size / 1e6:.1f}" for size in (one.received_bytes, one.sent_bytes)),
             f"{one.cpu_seconds:.1f}",
         )
+    for column in table.columns:
+        column.overflow = "fold"
     Console().print(table)

@@ -1,6 +1,6 @@
 """A party's ledger: which sessions exist, how far each has come, which keys still wait for use."""
 
-from radiopaque.ledger.ledger import Entry, Ledger, Seen
+from radiopaque.ledger.ledger import Entry, Ledger, Seen, open_ledger
 from radiopaque.ledger.marks import MARK_BYTES, NOTHING, Mark
 from radiopaque.ledger.states import (
     CRYPTO_PROVIDER,
@@ -22,4 +22,5 @@ __all__ = [
     "Seen",
     "State",
     "Transitions",
+    "open_ledger",
 ]

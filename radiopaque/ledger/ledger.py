@@ -337,6 +337,18 @@ class Ledger:
                 )
 
 
+def open_ledger(store: Path, transitions: Transitions, conninfo: str | None, name: str) -> Ledger:
+    """The ledger of a server: a file in its store, or, with ``conninfo``, PostgreSQL.
+
+    ``name`` is that of the replica. Raises ConfigError where the extra is not installed.
+    """
+    if conninfo is None:
+        return Ledger(store / "sessions.sqlite", transitions)
+    from radiopaque.ledger.postgresql import PostgresqlDatabase
+
+    return Ledger(PostgresqlDatabase(conninfo, name), transitions)
+
+
 def _keep(connection: Transaction, seen: Seen | None) -> None:
     """Keep a peer's newest mark, in the transaction of the change that it comes with."""
     if seen is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
@@ -44,8 +43,6 @@ _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # The thread that asks for a download's messages takes them off the wire itself.
-    ("SingleThreadedUnaryStream", 1),
 )
 _CLOSE_SECONDS: Final = 5.0
 _LOOPBACK: Final = ("localhost:", "127.", "[::1]:")
@@ -243,10 +240,6 @@ class Peer:
             raise self._typed(error) from None
         finally:
             call.cancel()
-            # gRPC frees the call when its end has been taken, too
-            with suppress(grpc.RpcError):
-                for _ in call:
-                    pass
 
     def check_health(self, deadline_seconds: float) -> PeerHealth:
         """Ask how the peer is, whatever its version; see :mod:`radiopaque.transport.health`."""

@@ -12,6 +12,7 @@ from model_owner.service import ModelOwner
 from radiopaque.errors import AccessError, ConfigError, ResourceError
 from radiopaque.graph.plan import Output
 from tests.e2e.networks import lungs
+from tests.e2e.parties import Clinic, Deployment
 from tests.faults.inside import Inside
 
 
@@ -69,3 +70,33 @@ def test_a_model_that_reveals_more_than_the_policy_is_not_served(tmp_path: Path)
                 party._limits,
                 rules=Rules(output_bits=gate.bits - 1),
             )
+
+
+def test_a_process_keeps_its_quota_over_kill_9(serving: Deployment, clinic: Clinic) -> None:
+    """From its configuration; whoever is not on the list is refused by the same process."""
+    images = serving.networks["lungs-1.10"].images()
+    stranger = serving.clinic(f"{clinic.name}-other")
+    serving.owner.stop()
+    serving.owner.write_config(
+        f'sessions_per_clinic = 9\n[policy]\nimages = 1\nclinics = ["{clinic.name}"]'
+    )
+    try:
+        serving.owner.restart()
+        with Client.from_config(clinic.config) as client:
+            client.infer_tensor(images)
+            with pytest.raises(ResourceError, match="1 images in 24 hours, is used up"):
+                client.infer_tensor(images)
+            serving.owner.kill()
+            serving.owner.restart()
+            with pytest.raises(ResourceError, match="is used up"):
+                client.infer_tensor(images)
+        with (
+            Client.from_config(stranger.config) as client,
+            pytest.raises(AccessError, match="is not on this model owner's list"),
+        ):
+            client.models()
+    finally:
+        if serving.owner.running:
+            serving.owner.stop()
+        serving.owner.write_config("")
+        serving.owner.restart()

@@ -26,6 +26,7 @@ COMPANIONS = ("training", "benchmarks", "supply_chain")
 CRYPTEN_WORKER = "radiopaque.engine.crypten.worker"
 TENSORS = "radiopaque.kernels.tensors"
 DEVICES = "radiopaque.engine.devices"
+POSTGRESQL = "radiopaque.ledger.postgresql"
 MODEL_FRAMEWORKS = ("torch", "onnx", "onnxruntime")
 IMAGE_READERS = ("pydicom", "PIL")
 NETWORK = ("grpc", "radiopaque.transport", "radiopaque.wire.v1.services_pb2")
@@ -43,6 +44,7 @@ EXTRAS = (
     "tensorboardX",
     "tensorboard",
     "optuna",
+    "psycopg",
     "sqlalchemy",
     "alembic",
     "opentelemetry",
@@ -270,8 +272,13 @@ def test_the_compiler_loads_no_transport() -> None:
     assert hits(names, (*NETWORK, *PARTIES, COMMANDS)) == []
 
 
+def test_one_module_speaks_to_postgresql() -> None:
+    for package in (CORE, *PARTIES):
+        assert trespasses(package, ("psycopg",), exempt=(POSTGRESQL,)) == []
+
+
 def test_the_whole_core_imports_without_extras() -> None:
-    apart = (COMMANDS, "radiopaque.__main__", CRYPTEN_WORKER, TENSORS)
+    apart = (COMMANDS, "radiopaque.__main__", CRYPTEN_WORKER, TENSORS, POSTGRESQL)
     names = [name for name in modules(CORE) if not within(name, apart)]
     code = f"for name in {names!r}: importlib.import_module(name)"
     assert hits(loaded(code), (*PARTIES, *COMPANIONS, COMMANDS)) == []

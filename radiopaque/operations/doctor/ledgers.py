@@ -6,21 +6,33 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from radiopaque.errors import StoreError
 from radiopaque.ledger import State
+from radiopaque.ledger.databases import Transaction
 from radiopaque.operations.doctor.findings import Finding, fail, fine, warn
 
 FILE: Final = "sessions.sqlite"
 _AHEAD_SECONDS: Final = 300.0
+_WAIT_SECONDS: Final = 10.0
 _DO_NOT_RESTORE: Final = "restore no copy of it: move the store away and prepare anew"
 
+Reader = Transaction | sqlite3.Connection
 
-def ledger(store: Path) -> Iterator[Finding]:
-    """Whether the file is whole, writable and keeps no key that it should have erased."""
+
+def ledger(store: Path, database: str | None = None) -> Iterator[Finding]:
+    """Whether the ledger is whole, writable and keeps no key that it should have erased.
+
+    ``database`` is where it is in PostgreSQL, instead of the file in ``store``; raises StoreError
+    and ConfigError where that cannot be used.
+    """
+    if database is not None:
+        with _database(database) as statements:
+            yield from _database_sanity(statements)
+        return
     path = store / FILE
     if not path.exists():
         yield warn("ledger", f"{path} does not exist", "it is made when the party is first used")
@@ -29,20 +41,66 @@ def ledger(store: Path) -> Iterator[Finding]:
         yield fail("ledger", f"{path} cannot be written", "let the party's user own its store")
         return
     try:
-        with closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        ) as connection:
-            connection.execute("PRAGMA busy_timeout = 10000")
-            yield from _sanity(connection)
+        with _file(path) as connection:
+            yield from _file_sanity(connection)
     except sqlite3.Error as error:
         yield fail("ledger", f"{path} cannot be read: {error}", _DO_NOT_RESTORE)
 
 
-def _sanity(connection: sqlite3.Connection) -> Iterator[Finding]:
+def sessions(store: Path, database: str | None = None) -> Mapping[State, int]:
+    """How many are in each state but BURNT. Raises StoreError, for PostgreSQL also ConfigError."""
+    if database is not None:
+        with _database(database) as statements:
+            return _counts(statements) if _made(statements) else {}
+    path = store / FILE
+    if not path.exists():
+        return {}
+    try:
+        with _file(path) as connection:
+            return _counts(connection)
+    except sqlite3.Error as error:
+        raise StoreError(f"{path} cannot be read: {error}; {_DO_NOT_RESTORE}") from error
+
+
+def _file(path: Path) -> closing[sqlite3.Connection]:
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    return closing(sqlite3.connect(uri, uri=True, timeout=_WAIT_SECONDS))
+
+
+@contextmanager
+def _database(conninfo: str) -> Iterator[Transaction]:
+    """Under the name of a replica that nobody serves as; that the server waits for its disk and
+    takes writes is checked when it is opened."""
+    from radiopaque.ledger.postgresql import PostgresqlDatabase
+
+    database = PostgresqlDatabase(conninfo, f"doctor {os.getpid()}")
+    try:
+        with database.transaction() as statements:
+            yield statements
+    finally:
+        database.close()
+
+
+def _file_sanity(connection: sqlite3.Connection) -> Iterator[Finding]:
     whole = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if whole != "ok":
         yield fail("ledger", f"the file is damaged: {whole}", _DO_NOT_RESTORE)
-        return
+    else:
+        yield from _sanity(connection)
+
+
+def _database_sanity(statements: Transaction) -> Iterator[Finding]:
+    if _made(statements):
+        yield from _sanity(statements)
+    else:
+        yield warn("ledger", "the database is empty", "it is filled when the party is first used")
+
+
+def _made(statements: Transaction) -> bool:
+    return bool(statements.execute("SELECT to_regclass('session') IS NOT NULL").fetchone()[0])
+
+
+def _sanity(connection: Reader) -> Iterator[Finding]:
     kept = connection.execute(
         "SELECT count(*) FROM session WHERE state IN (?, ?) AND secret IS NOT NULL",
         (State.STARTED, State.BURNT),
@@ -67,20 +125,10 @@ def _sanity(connection: sqlite3.Connection) -> Iterator[Finding]:
         yield fine("ledger", "whole, writable, no key of a used session in it")
 
 
-def sessions(store: Path) -> Mapping[State, int]:
-    """How many are in each state but BURNT. Raises StoreError."""
-    path = store / FILE
-    if not path.exists():
-        return {}
-    states = [state for state in State if state is not State.BURNT]
+def _counts(connection: Reader) -> Mapping[State, int]:
     query = "SELECT count(*) FROM session WHERE state = ?"
-    try:
-        with closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        ) as connection:
-            counts = {state: connection.execute(query, (state,)).fetchone()[0] for state in states}
-    except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be read: {error}; {_DO_NOT_RESTORE}") from error
+    states = [state for state in State if state is not State.BURNT]
+    counts = {state: connection.execute(query, (state,)).fetchone()[0] for state in states}
     return {state: count for state, count in counts.items() if count}
 
 

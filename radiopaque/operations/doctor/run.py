@@ -64,7 +64,7 @@ def _checks(
     yield "certificate", partial(machine.certificates, tls, role)
     yield "store", partial(machine.store, store)
     yield "disk", partial(_disk, settings)
-    yield "ledger", partial(ledgers.ledger, store)
+    yield "ledger", partial(ledgers.ledger, store, _database(settings))
     yield "stock", partial(_stock, settings)
     yield "kernels", machine.kernels
     if isinstance(settings, ModelOwnerConfig):
@@ -76,6 +76,12 @@ def _checks(
         yield _peer(tls, role, Role.MODEL_OWNER, settings.model_owner)
     if not isinstance(settings, CryptoProviderConfig):
         yield _peer(tls, role, Role.CRYPTO_PROVIDER, settings.crypto_provider)
+
+
+def _database(
+    settings: CryptoProviderConfig | ModelOwnerConfig | DataOwnerConfig,
+) -> str | None:
+    return None if isinstance(settings, DataOwnerConfig) else settings.ledger.postgresql
 
 
 def _peer(tls: TlsConfig, own: Role, role: Role, named: PeerConfig) -> _Check:
@@ -94,7 +100,7 @@ def _disk(settings: CryptoProviderConfig | ModelOwnerConfig | DataOwnerConfig) -
 def _stock(
     settings: CryptoProviderConfig | ModelOwnerConfig | DataOwnerConfig,
 ) -> Iterator[Finding]:
-    counts = ledgers.sessions(settings.store)
+    counts = ledgers.sessions(settings.store, _database(settings))
     if isinstance(settings, DataOwnerConfig):
         bound = counts.get(State.BOUND, 0)
         if bound:

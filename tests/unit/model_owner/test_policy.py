@@ -141,10 +141,10 @@ def test_the_file_is_private_and_a_damaged_one_is_an_error(
     opened: Callable[..., Policy], tmp_path: Path
 ) -> None:
     policy = opened(images=1)
-    assert (tmp_path / "usage.sqlite").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "quota.sqlite").stat().st_mode & 0o777 == 0o600
     policy.close()
-    (tmp_path / "usage.sqlite").write_bytes(b"not a database, though long enough" * 100)
-    with pytest.raises(StoreError, match=r"usage\.sqlite cannot be used"):
+    (tmp_path / "quota.sqlite").write_bytes(b"not a database, though long enough" * 100)
+    with pytest.raises(StoreError, match=r"quota\.sqlite cannot be used"):
         opened(images=1)
 
 
@@ -171,26 +171,24 @@ def revealing(bits: int, position: int = 0) -> Plan:
     return replace(plan, steps=(*plan.steps[:-1], last))
 
 
-def test_plans_that_reveal_more_bits_are_not_hosted(opened: Callable[..., Policy]) -> None:
-    policy = opened(output_bits=8)
-    policy.check_outputs(hosted(revealing(8)))
+def test_plans_that_reveal_more_bits_are_not_hosted() -> None:
+    rules = Rules(output_bits=8)
+    rules.check_outputs(hosted(revealing(8)))
     with pytest.raises(ConfigError, match=r"lungs 2 reveals 9 bits.*allows 8.*--output-bits 8"):
-        policy.check_outputs(hosted(revealing(9)))
-    opened().check_outputs(hosted(revealing(48)))
+        rules.check_outputs(hosted(revealing(9)))
+    Rules().check_outputs(hosted(revealing(48)))
 
 
-def test_plans_that_reveal_scores_are_not_hosted(opened: Callable[..., Policy]) -> None:
-    policy = opened(labels_only=True)
+def test_plans_that_reveal_scores_are_not_hosted() -> None:
+    rules = Rules(labels_only=True)
     with pytest.raises(ConfigError, match="labels alone"):
-        policy.check_outputs(hosted(revealing(2)))
+        rules.check_outputs(hosted(revealing(2)))
     plan = revealing(2)
     flags = replace(plan.output_step, fraction_bits=0, divisor=1)
-    policy.check_outputs(hosted(replace(plan, steps=(*plan.steps[:-1], flags))))
+    rules.check_outputs(hosted(replace(plan, steps=(*plan.steps[:-1], flags))))
 
 
 @pytest.mark.parametrize("rules", [{"output_bits": 63}, {"labels_only": True}])
-def test_the_other_engine_reveals_too_much(
-    opened: Callable[..., Policy], rules: dict[str, Any]
-) -> None:
+def test_the_other_engine_reveals_too_much(rules: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="CrypTen engine, which reveals whole outputs"):
-        opened(**rules).check_outputs(hosted(object()))
+        Rules(**rules).check_outputs(hosted(object()))

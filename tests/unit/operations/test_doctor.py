@@ -183,9 +183,15 @@ def test_a_clock_that_went_back(store: Path) -> None:
     assert "the clock went back" in only(ledgers.ledger(store)).text
 
 
-@pytest.mark.parametrize("place", [0, 4096], ids=["header", "page"])
-def test_damaged_ledgers(store: Path, place: int) -> None:
+@pytest.mark.parametrize("table", ["sqlite_master", "session", "mark"])
+def test_damaged_ledgers(store: Path, table: str) -> None:
+    """Also where nothing that the other checks read is hit."""
     path = store / ledgers.FILE
+    with sqlite3.connect(path) as connection:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+        page = (connection.execute(query, (table,)).fetchone() or (1,))[0]
+    place = size * (page - 1)
     data = bytearray(path.read_bytes())
     data[place : place + 2000] = b"\xff" * 2000
     path.write_bytes(data)

@@ -94,18 +94,27 @@ def test_abandoned_download_ends_at_the_server(host: Any) -> None:
     assert ended.wait(5)
 
 
-def test_a_download_needs_no_thread_of_its_own(make_host: Callable[..., Any]) -> None:
-    """What is dealt is most of all bytes; a hand-over for each message would cost a fifth more."""
-    host = make_host()
-    host.functions["FetchMaskedWeights"] = lambda *_: iter([pb.Chunk(offset=1)] * 3)
-    before = set(threading.enumerate())
+@pytest.mark.parametrize("end", ["deadline", "closing"])
+def test_a_download_that_stalls_ends(make_host: Callable[..., Any], end: str) -> None:
+    host, release = make_host(), threading.Event()
+
+    def weights(request: pb.FetchMaskedWeightsRequest, _: Call) -> Iterator[pb.Chunk]:
+        yield pb.Chunk(offset=1)
+        release.wait(10)
+
+    host.functions["FetchMaskedWeights"] = weights
+    deadline = 0.5 if end == "deadline" else 10.0
     chunks = host.peer.download(
-        "FetchMaskedWeights", pb.FetchMaskedWeightsRequest(), pb.Chunk, Counters()
+        "FetchMaskedWeights", pb.FetchMaskedWeightsRequest(), pb.Chunk, Counters(), deadline
     )
     next(chunks)
-    started = {thread.name for thread in set(threading.enumerate()) - before}
-    assert len(list(chunks)) == 2
-    assert not [name for name in started if not name.startswith("radiopaque-call")]
+    if end == "closing":
+        threading.Timer(0.2, host.peer.close).start()
+    began = time.monotonic()
+    with pytest.raises(DeadlineError if end == "deadline" else ConnectionLostError):
+        next(chunks)
+    assert time.monotonic() - began < 5
+    release.set()
 
 
 def test_error_in_the_middle_of_a_download(host: Any) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from radiopaque.certificates import Role
-from radiopaque.errors import AuthenticationError, PeerUnavailableError
+from radiopaque.certificates import Role, Watch
+from radiopaque.errors import AuthenticationError, PeerUnavailableError, VersionError
 from radiopaque.transport.grpc_client import Peer
-from radiopaque.transport.tls import client_credentials, grpc
+from radiopaque.transport.tls import client_credentials, grpc, server_credentials
 from radiopaque.versions import PROTOCOL
 from radiopaque.wire.v1 import services_pb2 as pb
 from tests.unit.transport.calls import list_models, no_models
@@ -128,3 +128,17 @@ def test_a_peer_with_its_share_of_calls_still_hears_how_the_server_is(
 def fresh_call(host: Any) -> None:
     with Peer(Role.MODEL_OWNER, host.address, host.identities[Role.DATA_OWNER]) as peer:
         list_models(peer)
+
+
+def test_a_party_that_is_too_old_to_answer(identities: Any) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    credentials = server_credentials(Watch(identities[Role.MODEL_OWNER]))
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    address = f"127.0.0.1:{port}"
+    with (
+        Peer(Role.MODEL_OWNER, address, identities[Role.DATA_OWNER]) as peer,
+        pytest.raises(VersionError, match=r"upgrade the model owner$"),
+    ):
+        peer.check_health(5.0)
+    server.stop(0).wait()

@@ -1,0 +1,142 @@
+"""A ledger in PostgreSQL, which several replicas of one server share.
+
+Needs the extra ``postgresql``. One connection a replica, found again after it was lost. A commit
+waits for the disk (``synchronous_commit``; a server with ``fsync`` off is refused) and for the
+server that takes writes: a standby that lags behind is not spoken to. Each replica has a name of
+its own, and a lock in the database that keeps another process from taking the same one.
+
+PostgreSQL keeps old versions of a row until it is vacuumed, and in its write-ahead log and backups:
+an erased key is not overwritten at once, as it is in an embedded ledger. Encrypt those disks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from radiopaque.errors import ConfigError, StoreError
+from radiopaque.ledger.databases import FORMAT, SCHEMA, AlreadyKnownError, Cursor
+
+try:
+    import psycopg
+except ImportError:
+    raise ConfigError(
+        "a ledger in PostgreSQL needs the extra postgresql: pip install 'radiopaque[postgresql]'"
+    ) from None
+
+_LOCKS: Final = 0x52504C47
+"""Of the locks that hold the names of replicas."""
+_SETTINGS: Final = "-c synchronous_commit=on -c default_transaction_isolation=read\\ committed"
+
+
+class PostgresqlDatabase:
+    """The database of ``conninfo`` (see libpq), in the hands of the replica ``holder``."""
+
+    row_lock = " FOR UPDATE"
+
+    def __init__(self, conninfo: str, holder: str) -> None:
+        self.holder = holder
+        self._conninfo = conninfo
+        self._mutex = threading.Lock()
+        self._closed = False
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        with self._mutex, self._reported():
+            info = self._connected().info
+            self.name = f"ledger {info.dbname} at {info.host}:{info.port}"
+
+    def make(self, epoch: bytes, party: str) -> None:
+        with self.transaction() as connection:
+            # of replicas that start together, one makes the tables
+            connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCKS,))
+            found = connection.execute("SELECT to_regclass('party') IS NOT NULL").fetchone()[0]
+            if not found:
+                schema = SCHEMA.format(blob="BYTEA", real="DOUBLE PRECISION", suffix="")
+                for statement in filter(str.strip, schema.split(";")):
+                    connection.execute(statement)
+                connection.execute("INSERT INTO party VALUES (?, ?, ?)", (party, FORMAT, epoch))
+
+    def close(self) -> None:
+        """Let go of the replica's name. Closing again does nothing."""
+        with self._mutex:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[_Statements]:
+        with self._mutex, self._reported():
+            connection = self._connected()
+            with connection.transaction():
+                yield _Statements(connection)
+
+    def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
+        if self._closed:
+            raise StoreError("the ledger is closed")
+        if self._connection is None or self._connection.closed:
+            connection = psycopg.connect(
+                self._conninfo,
+                autocommit=True,
+                options=_SETTINGS,
+                target_session_attrs="read-write",
+                application_name=f"radiopaque {self.holder}",
+            )
+            try:
+                self._check(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _check(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        if _value(connection, "SHOW fsync") != "on":
+            raise StoreError(
+                "the PostgreSQL server does not wait for its disk (fsync is off): after a loss of "
+                "power sessions would serve twice; set fsync = on"
+            )
+        statement = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
+        if not _value(connection, statement, (_LOCKS, self.holder)):
+            raise StoreError(
+                f"another process serves as the replica {self.holder!r} of this ledger; "
+                "stop it, or give each replica a name of its own"
+            )
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """PostgreSQL's errors as StoreError, without values, which may be keys."""
+        try:
+            yield
+        except psycopg.errors.UniqueViolation as error:
+            if error.diag.table_name != "session":
+                raise self._failure(error) from None
+            raise AlreadyKnownError from None
+        except psycopg.Error as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: psycopg.Error) -> StoreError:
+        reason = error.diag.message_primary or str(error).splitlines()[0]
+        return StoreError(
+            f"the ledger in PostgreSQL cannot be used: {reason}; check the server, "
+            "and restore no copy of it: sessions would serve twice"
+        )
+
+
+class _Statements:
+    """Statements with ``?`` for parameters, as SQLite takes them."""
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self._connection = connection
+
+    def execute(self, statement: str, values: Sequence[object] = ()) -> Cursor:
+        # States are strings of a class of their own, which psycopg would take for enumerations.
+        plain = [str(value) if isinstance(value, str) else value for value in values]
+        return self._connection.execute(statement.replace("?", "%s").encode(), plain)
+
+
+def _value(
+    connection: psycopg.Connection[tuple[Any, ...]], statement: str, values: Sequence[object] = ()
+) -> object:
+    row = connection.execute(statement.encode(), values).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,275 @@
+"""The ledger in PostgreSQL: the same behaviour, replicas, and what is refused.
+
+Needs the server's programs (``initdb`` and ``postgres``) and psycopg; skipped without them.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count, pairwise
+from pathlib import Path
+
+import pytest
+
+from radiopaque.errors import RestoredLedgerError, SessionStateError, StoreError
+from radiopaque.ledger import (
+    CRYPTO_PROVIDER,
+    DATA_OWNER,
+    MODEL_OWNER,
+    Ledger,
+    Mark,
+    Seen,
+    State,
+    Transitions,
+)
+
+psycopg = pytest.importorskip("psycopg")
+from radiopaque.ledger import postgresql  # noqa: E402
+from radiopaque.ledger.postgresql import PostgresqlDatabase  # noqa: E402
+
+PROGRAMS = [shutil.which(name) for name in ("initdb", "postgres")]
+if not all(PROGRAMS):
+    pytest.skip("no PostgreSQL server is installed", allow_module_level=True)
+
+ARTEFACT = bytes(range(16))
+PATHS = {
+    "data owner": ["FRESH", "BOUND", "STARTED", "BURNT"],
+    "model owner": ["PREPARING", "READY", "STARTED", "BURNT"],
+    "crypto provider": ["RESERVED", "DEALT", "BURNT"],
+}
+NUMBERS = count()
+
+
+class Server:
+    """A PostgreSQL server of its own, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        # PostgreSQL does not run as root
+        self._user = {"user": "nobody"} if os.getuid() == 0 else {}
+        if self._user:
+            os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
+        self._call(
+            "initdb", "-A", "trust", "-U", "ledger", "-E", "UTF8", "-N", "-D", folder / "data"
+        )
+        self.start()
+
+    def start(self, *settings: str) -> None:
+        words = [shutil.which("postgres"), "-D", self.folder / "data", "-p", self.port]
+        settings = ("recovery_init_sync_method=syncfs", *settings)
+        words += ["-h", "127.0.0.1", "-k", self.folder, *(f"-c{one}" for one in settings)]
+        with (self.folder.parent / "postgresql.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(word) for word in words], stdout=log, stderr=log, cwd="/", **self._user
+            )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                psycopg.connect(self.conninfo("postgres")).close()
+                return
+            except psycopg.OperationalError:
+                time.sleep(0.05)
+        log_end = (self.folder.parent / "postgresql.log").read_text()[-2000:]
+        raise AssertionError(f"PostgreSQL did not start: {log_end}")
+
+    def stop(self) -> None:
+        """At once, without a checkpoint; its own processes notice when it is gone."""
+        self._process.kill()
+        self._process.wait(30)
+
+    def conninfo(self, name: str) -> str:
+        return f"host=127.0.0.1 port={self.port} user=ledger dbname={name}"
+
+    def database(self) -> str:
+        """A new database; how to connect to it."""
+        name = f"ledger{next(NUMBERS)}"
+        with psycopg.connect(self.conninfo("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return self.conninfo(name)
+
+    def _call(self, program: str, *words: object) -> None:
+        command = [str(shutil.which(program)), *map(str, words)]
+        subprocess.run(command, check=True, capture_output=True, cwd="/", **self._user)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    # not below pytest's folder, which is closed to the user that the server runs as
+    with tempfile.TemporaryDirectory(prefix="radiopaque-") as folder:
+        Path(folder).chmod(0o711)
+        (Path(folder) / "server").mkdir()
+        server = Server(Path(folder) / "server")
+        yield server
+        server.stop()
+
+
+Opening = Callable[..., Ledger]
+
+
+@pytest.fixture
+def opening(server: Server) -> Iterator[Opening]:
+    """Opens one new database, as the replica of a name."""
+    conninfo, opened = server.database(), []
+
+    def open_as(transitions: Transitions = MODEL_OWNER, holder: str = "a") -> Ledger:
+        opened.append(Ledger(PostgresqlDatabase(conninfo, holder), transitions))
+        return opened[-1]
+
+    yield open_as
+    for ledger in opened:
+        ledger.close()
+
+
+def new(ledger: Ledger, peer: str = "clinic") -> bytes:
+    session = secrets.token_bytes(16)
+    ledger.create(session, artefact=ARTEFACT, peer=peer, secret=b"key")
+    return session
+
+
+ALL = (DATA_OWNER, MODEL_OWNER, CRYPTO_PROVIDER)
+
+
+@pytest.mark.parametrize("transitions", ALL, ids=lambda one: one.party)
+def test_the_life_of_a_session(opening: Opening, transitions: Transitions) -> None:
+    ledger = opening(transitions)
+    path = PATHS[transitions.party]
+    for last in range(len(path)):
+        session = new(ledger)
+        with pytest.raises(SessionStateError, match="serves once"):
+            ledger.create(session, artefact=ARTEFACT, peer="clinic")
+        for old, following in list(pairwise(path))[:last]:
+            entry = ledger.advance(session, State(old), State(following))
+            # the key is handed out once, as it is erased
+            assert entry.secret == (None if old in ("STARTED", "DEALT") else b"key")
+            with pytest.raises(SessionStateError, match=f"is {following} at the"):
+                ledger.advance(session, State(old), State(following))
+        assert ledger.get(session).state == path[last]
+    assert ledger.count(transitions.initial) == 1
+    assert ledger.expire(transitions.initial, -1) == 1
+    assert ledger.count(transitions.initial, "clinic") == 0
+    with pytest.raises(StoreError, match="cannot be used"):
+        ledger.create(secrets.token_bytes(16), artefact=ARTEFACT, peer="x", binding=bytes(31))
+
+
+def test_one_winner_among_replicas(opening: Opening) -> None:
+    replicas = [opening(holder=name) for name in "abc"]
+    sessions = [new(replicas[0]) for _ in range(20)]
+    for session in sessions:
+        replicas[1].advance(session, State.PREPARING, State.READY)
+    wins: list[bytes] = []
+    refused: list[SessionStateError] = []
+    together = threading.Barrier(6)
+
+    def run(ledger: Ledger) -> None:
+        together.wait()
+        for session in sessions:
+            try:
+                ledger.advance(session, State.READY, State.STARTED)
+                wins.append(session)
+            except SessionStateError as error:
+                refused.append(error)
+
+    threads = [threading.Thread(target=run, args=(replicas[n % 3],)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(wins) == sorted(sessions)
+    assert len(refused) == 5 * len(sessions)
+
+
+def test_a_replica_burns_what_it_left_in_the_middle_and_nobody_elses(opening: Opening) -> None:
+    first, second = opening(holder="a"), opening(holder="b")
+    mine, others, ready = new(first), new(second), new(first)
+    first.advance(ready, State.PREPARING, State.READY)
+    first.close()
+    again = opening(holder="a")
+    assert again.get(mine).state is State.BURNT
+    assert again.get(others).state is State.PREPARING
+    assert again.get(ready).state is State.READY
+
+
+def test_two_processes_of_one_name_are_refused(opening: Opening) -> None:
+    first = opening(holder="a")
+    with pytest.raises(StoreError, match="another process serves as the replica 'a'"):
+        opening(holder="a")
+    first.close()
+    opening(holder="a")
+
+
+def test_another_partys_database_is_refused(opening: Opening) -> None:
+    opening(MODEL_OWNER)
+    with pytest.raises(StoreError, match="that of a model owner, not of a crypto provider"):
+        opening(CRYPTO_PROVIDER, "b")
+
+
+def test_marks_find_a_copy_that_was_put_back(opening: Opening) -> None:
+    ledger = opening()
+    session, other = new(ledger), new(ledger, "another clinic")
+    theirs = bytes(range(16, 32))
+    ledger.burn(session, Seen("clinic", theirs, session))
+    assert ledger.mark("clinic", theirs) == Mark(ledger.epoch, theirs, session)
+    assert ledger.mark("clinic") == Mark(ledger.epoch, theirs, session)
+    assert ledger.mark("clinic", bytes(range(16))) == Mark(ledger.epoch, bytes(range(16)))
+    waiting = new(ledger)
+    unknown = Mark(theirs, ledger.epoch, secrets.token_bytes(16))
+    with pytest.raises(RestoredLedgerError, match="a copy was put back"):
+        ledger.check_used(unknown, "clinic")
+    assert ledger.get(waiting).state is State.BURNT
+    assert ledger.get(other).state is State.PREPARING
+    ledger.check_used(unknown, "clinic")
+
+
+def test_a_server_that_goes_away_is_found_again(server: Server, opening: Opening) -> None:
+    """What was reported before it was killed is there afterwards."""
+    ledger = opening()
+    session = new(ledger)
+    ledger.advance(session, State.PREPARING, State.READY)
+    ledger.advance(session, State.READY, State.STARTED)
+    server.stop()
+    with pytest.raises(StoreError, match="restore no copy"):
+        ledger.get(session)
+    server.start()
+    assert ledger.get(session).state is State.STARTED
+
+
+def test_a_server_that_does_not_wait_for_its_disk(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = postgresql._value
+
+    def value(connection: object, statement: str, *values: object) -> object:
+        found = known(connection, statement, *values)
+        return "off" if statement == "SHOW fsync" and found == "on" else found
+
+    monkeypatch.setattr(postgresql, "_value", value)
+    with pytest.raises(StoreError, match="set fsync = on"):
+        opening()
+
+
+def test_a_commit_waits_for_the_disk(opening: Opening) -> None:
+    with opening()._database.transaction() as connection:
+        assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+
+
+def test_errors_carry_no_values(opening: Opening) -> None:
+    ledger = opening()
+    with pytest.raises(StoreError) as caught:
+        ledger.create(
+            secrets.token_bytes(16), artefact=ARTEFACT, peer="x", binding=b"short", secret=b"a key"
+        )
+    assert "a key" not in str(caught.value)
+    assert b"a key".hex() not in str(caught.value)
+    assert caught.value.__cause__ is None
