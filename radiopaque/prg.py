@@ -30,7 +30,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from radiopaque.errors import SessionStateError
 
-PROTOCOL_VERSION: Final = b"radiopaque/2"
+PROTOCOL_VERSION: Final = b"radiopaque/3"
 SALT: Final = b"radiopaque/1 stream key"
 KEY_BYTES: Final = 32
 ID_BYTES: Final = 16

@@ -148,9 +148,12 @@ class _Progress:
 
 
 def operand_rows(half: Gate, site: Site, rows: int) -> int:
-    """Rows of the operand that the first ``rows`` rows of a gate with windows are made of."""
+    """Rows of the operand that the first ``rows`` rows of a gate with windows wait for.
+
+    At least one, also where the windows lie in the padding, so that the operand exists.
+    """
     if len(site.step.shape) != 4:
         return row_count(site.operands[0].shape)
     image, last = divmod(rows - 1, site.step.shape[2])
     height = site.operands[0].shape[2]
-    return image * height + min(height, max(0, half.rows_needed(site, last + 1)))
+    return max(1, image * height + min(height, max(0, half.rows_needed(site, last + 1))))

@@ -28,7 +28,7 @@ from fractions import Fraction
 from math import prod
 from typing import Literal
 
-PLAN_FORMAT = 3
+PLAN_FORMAT = 5
 """Version of the plan format; another number is refused. It changes with the protocol's version, so
 that parties of different versions part before any material is made."""
 

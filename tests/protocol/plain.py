@@ -115,17 +115,22 @@ def infer_stored(
     return integers([int(v) for v in run.outputs.reshape(-1)], run.outputs.shape), run
 
 
+_BLOCK_BYTES = (1 << 19, 8, 48, 200)
+
+
 class Bench:
     """A plan under test whose first value may be any ring element.
 
     Images are floats of at most 53 bits, so the value is a constant of the model owner plus a small
-    image; value 1 of the plan is their sum. Results come back mod 2**``result_bits``.
+    image; value 1 of the plan is their sum. Results come back mod 2**``result_bits``. Layers are in
+    bands of any size, from one row up, as the seed has it.
     """
 
     def __init__(
         self, ring_bits: int, values: Integers, seed: int, limit: int | None = None
     ) -> None:
         self.bits = ring_bits
+        self._block_bytes = _BLOCK_BYTES[seed % len(_BLOCK_BYTES)]
         self.result_bits = min(ring_bits, 63)
         small = [random.Random(seed).randint(-(1 << 20), 1 << 20) for _ in range(values.size)]
         self._images = integers(small, values.shape)
@@ -155,7 +160,8 @@ class Bench:
             {gate: to_ring(c, self.bits) for gate, c in self._constants.items()},
         )
         deployment = LocalDeployment(self.build.finish(bits, position), weights)
-        return infer_stored(deployment, self._images.astype(np.float64))
+        with mock.patch("radiopaque.graph.bands.BLOCK_BYTES", self._block_bytes):
+            return infer_stored(deployment, self._images.astype(np.float64))
 
     def check(self, expected: Integers) -> LocalResult:
         """The last value is exactly this, mod 2**result_bits."""

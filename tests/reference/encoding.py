@@ -102,7 +102,7 @@ def encode_frame(session: bytes, gate: int, kind: str, block: int, payload: byte
 
 def encode_plan(plan: dict[str, Any]) -> bytes:
     """The canonical bytes of a plan."""
-    out = _uint(1, 3) + _uint(2, plan["ring_bits"])
+    out = _uint(1, 5) + _uint(2, plan["ring_bits"])
     out += _bytes(3, plan["name"].encode()) + _bytes(4, plan["version"].encode())
     for step in plan["steps"]:
         out += _message(5, _step(step))

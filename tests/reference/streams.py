@@ -13,7 +13,7 @@ def stream_key(
     """The ChaCha20 key of one stream."""
     info = b""
     for field in (
-        b"radiopaque/2",
+        b"radiopaque/3",
         plan_digest,
         context,
         role.encode("ascii"),

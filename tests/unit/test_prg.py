@@ -66,7 +66,7 @@ def test_hkdf_of_rfc_5869() -> None:
 def test_info_field_is_length_prefixed() -> None:
     info = stream_info(b"D" * 32, b"S" * 16, "data-owner", 258, "mask")
     assert info == (
-        b"\x00\x0cradiopaque/2"
+        b"\x00\x0cradiopaque/3"
         + b"\x00\x20"
         + b"D" * 32
         + b"\x00\x10"

@@ -126,10 +126,10 @@ def bad_plans() -> dict[str, tuple[bytes, str]]:
     encoded = encode_plan(small_plan())
     canonical = "not in canonical form"
     ring, name = bytes([0x10, 32]), bytes([0x1A, 5]) + b"small"
-    assert encoded.startswith(b"\x08\x03" + ring + name)
+    assert encoded.startswith(b"\x08\x05" + ring + name)
     empty_relu = bytes.fromhex("fa0100")  # field 31, no fields of its own
     return {
-        "empty": (b"", "format 0 is not 3"),
+        "empty": (b"", "format 0 is not 5"),
         "not_a_plan": (b"\xff\xff\xff\xff", "not a plan"),
         "truncated": (encoded[:-1], "not a plan"),
         "trailing_byte": (encoded + b"\x00", "not a plan"),
@@ -153,13 +153,13 @@ def bad_plans() -> dict[str, tuple[bytes, str]]:
             _step(2, output={"bits": 32, "position": 0}, shape=[1, 2, 2, 2]),
             "the output is the last step",
         ),
-        "padded_number": (b"\x08\x83\x00" + encoded[2:], canonical),
+        "padded_number": (b"\x08\x85\x00" + encoded[2:], canonical),
         "explicit_zero": (encoded + bytes([8 * 8, 0]), "no known task"),
         "fields_unordered": (ring + encoded[:2] + encoded[4:], canonical),
         "unpacked_shape": (_unpacked_shape(encoded), canonical),
         "name_not_utf8": (encoded.replace(b"small", b"sm\xff\xffl"), "not a plan"),
-        "format_1": (_message(format=1), "format 1 is not 3"),
-        "format_4": (_message(format=4), "format 4 is not 3"),
+        "format_1": (_message(format=1), "format 1 is not 5"),
+        "format_3": (_message(format=3), "format 3 is not 5"),
         "ring_48_bits": (_message(ring_bits=48), "32 or 64 bits"),
         "task_unknown": (_message(task=9), "no known task"),
         "no_steps": (_changed(lambda m: m.ClearField("steps")), "2 to"),

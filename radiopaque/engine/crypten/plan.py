@@ -20,7 +20,7 @@ from radiopaque.graph.plan import IntendedUse, Preprocessing, Task
 from radiopaque.graph.validate import check_description
 from radiopaque.prg import KEY_BYTES
 
-PLAN_FORMAT: Final = 4
+PLAN_FORMAT: Final = 6
 """What a plan of this kind begins with, a number of its own; see :mod:`radiopaque.graph.plan`."""
 MAX_REQUESTS: Final = 100_000
 

@@ -1,0 +1,124 @@
+"""The order of the online phase: that of a second implementation, and nothing waits for itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from radiopaque.engine.local import LocalDeployment
+from radiopaque.gates.schedule import Schedule, replies, schedule
+from radiopaque.graph import plan as p
+from radiopaque.graph.weights import Weights
+from radiopaque.ring import ring_dtype
+from tests.plans import PlanBuilder
+from tests.protocol.network import small_plan
+from tests.protocol.plain import infer_stored
+from tests.reference.bands import messages
+from tests.vectors.forms import plan_to_json
+
+BLOCKS = (1 << 19, 6000, 1000, 100, 8)
+
+
+def two_images(k: int = 32) -> p.Plan:
+    """Every local gate that reads rows, strides and padding between comparisons; no rounding."""
+    build = PlanBuilder(k, (2, 2, 9, 5), limit=1 << 10)
+    conv = p.Convolution(4, (3, 2), (2, 1), (1, 0, 2, 1), (2, 1))
+    build.add(conv, 0, shape=(2, 4, 4, 5), limit=1 << 17)
+    first = build.add(p.Relu(19, 0), build.last)
+    padded = build.add(p.Pad((0, 0, 3, 1), (0, 0, 1, 0), 5), first, shape=(2, 4, 8, 6))
+    build.add(p.Slice((0, 1, 2, 0), (1, 1, 2, 1)), padded, shape=(2, 3, 3, 6))
+    even = build.add(p.Relu(19, 0), build.last)
+    build.add(p.Slice((0, 0, 1, 0), (1, 1, 2, 1)), padded, shape=(2, 3, 3, 6))
+    build.add(p.Combine((1, -1)), even, build.last)
+    odd = build.add(p.Relu(19, 0), build.last)
+    build.add(p.Concatenate(1), odd, even, odd, shape=(2, 9, 3, 6))
+    build.add(p.WindowSum((2, 3), (1, 2), (1, 0, 0, 1)), build.last, shape=(2, 9, 3, 3))
+    build.add(p.Remask(), build.last)
+    build.add(p.Multiply((1, 9, 3, 1)), build.last)
+    build.add(p.AddConstant((2, 1, 3, 3)), build.last, limit=1 << 17)
+    build.add(p.Relu(19, 0), build.last)
+    build.add(p.Transpose((0, 2, 1, 3)), build.last, shape=(2, 3, 9, 3))
+    build.add(p.Relu(19, 0), build.last)
+    build.add(p.Expand(), build.last, shape=(2, 3, 9, 3))
+    build.add(p.Remask(), build.last)
+    build.add(p.MatrixProduct(2), build.last, shape=(2, 3, 9, 2), limit=1 << 17)
+    build.add(p.Relu(19, 0), build.last)
+    return build.finish(19)
+
+
+def plans() -> list[p.Plan]:
+    return [small_plan(32), small_plan(64), two_images(32), two_images(64)]
+
+
+def made(plan: p.Plan, block_bytes: int) -> Schedule:
+    with mock.patch("radiopaque.graph.bands.BLOCK_BYTES", block_bytes):
+        return schedule(plan)
+
+
+@pytest.mark.parametrize("block_bytes", BLOCKS[1:])
+@pytest.mark.parametrize("number", range(4))
+def test_the_order_is_that_of_the_second_implementation(number: int, block_bytes: int) -> None:
+    plan = plans()[number]
+    said = []
+    for site, band, stage in made(plan, block_bytes).model_owner:
+        if stage:
+            said.append(("down", site.number, band.number))
+        if stage < max(1, replies(site)):
+            said.append(("up", site.number, band.number))
+    assert said == messages(plan_to_json(plan), plan.ring_bits // 8, block_bytes)
+
+
+@pytest.mark.parametrize("block_bytes", BLOCKS)
+@pytest.mark.parametrize("number", range(4))
+def test_every_message_once_and_answers_in_the_order_of_questions(
+    number: int, block_bytes: int
+) -> None:
+    plan = plans()[number]
+    order = made(plan, block_bytes)
+    turns = Counter((e.site.number, e.band.number, e.stage) for e in order.model_owner)
+    assert set(turns.values()) == {1}
+    questions = [e for e in order.model_owner if e.stage < max(1, replies(e.site))]
+    first = [e for e in order.data_owner if e.site.number == 0]
+    assert list(order.data_owner) == [*first, *questions]
+    answered = [e for e in order.data_owner if replies(e.site)]
+    taken = [e._replace(stage=e.stage - 1) for e in order.model_owner if e.stage]
+    assert answered == taken
+    for party in (order.model_owner, order.data_owner):
+        places = [(e.site.number, e.stage, e.band.number) for e in party]
+        for gate, stage, _ in set(places):
+            bands = [band for g, s, band in places if (g, s) == (gate, stage)]
+            assert bands == list(range(len(bands)))
+
+
+def test_the_last_events_of_gates() -> None:
+    order = made(two_images(), 100)
+    gates = {event.site.number for event in order.model_owner}
+    assert sorted(e.site.number for e in order.model_owner if e.last) == sorted(gates)
+    assert sorted(e.site.number for e in order.data_owner if e.last_answer) == sorted(gates)
+    openings = [e.site.number for e in order.model_owner if e.last_opening]
+    assert sorted(openings) == sorted(gates - {0})
+
+
+@pytest.mark.parametrize("k", [32, 64])
+def test_bands_change_no_result(k: int) -> None:
+    plan = two_images(k)
+    generator = np.random.default_rng(k)
+    word = ring_dtype(k)
+
+    def draw(shape: p.Shape) -> np.ndarray:  # type: ignore[type-arg]
+        return generator.integers(-3, 4, shape).astype(np.int64).astype(word)
+
+    weights = Weights(
+        {gate: draw(shape) for gate, shape in plan.weight_shapes()},
+        {gate: draw(shape) for gate, shape in plan.constant_shapes()},
+    )
+    image = generator.integers(-8, 9, plan.input_step.shape).astype(np.float64)
+    results = []
+    for block_bytes in BLOCKS:
+        with mock.patch("radiopaque.graph.bands.BLOCK_BYTES", block_bytes):
+            results.append(infer_stored(LocalDeployment(plan, weights), image)[0])
+    assert results[0].any()
+    assert all((result == results[0]).all() for result in results)
