@@ -197,6 +197,25 @@ def test_a_vendor_that_dies_and_comes_back(
     assert any("trying again on fresh material" in line for line in told)
 
 
+def test_a_vendor_that_is_silent_for_longer_than_the_deadline(
+    serving: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = pictures_in(tmp_path / "images", 1)
+    clinic = hurried(serving.clinic("in-a-hurry", deadline_seconds=2.0), attempts=12)
+
+    def fall_silent() -> None:
+        serving.owner.pause()
+        threading.Timer(2.5, serving.owner.resume).start()
+
+    with Client.from_config(clinic.config) as client:
+        client.model()
+        sent = at_first(monkeypatch, Kind.IMAGE, fall_silent)
+        report = client.infer(path)
+    assert_right(serving, path, report.logits)
+    assert len(sent) == len(set(sent)) == 2
+    assert report.session_id == sent[1].hex()
+
+
 def test_a_vendor_that_stays_away(
     serving: Deployment, clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
