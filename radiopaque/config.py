@@ -6,24 +6,17 @@ the printed file and the accepted one cannot drift apart.
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
-import textwrap
-import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from radiopaque.certificates import Identity, Role, load_identity
+from radiopaque.config_files import Table, print_example, read_file
 from radiopaque.engine.names import DeviceName, EngineName
 from radiopaque.engine.window import WINDOW_BYTES
-from radiopaque.errors import ConfigError
 
-_MAX_FILE_BYTES: Final = 1 << 20
 _COLLECTOR: Final = re.compile(
     r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d{1,5})?(/[\w./-]*)?"
 )
@@ -70,10 +63,6 @@ ClinicName = Annotated[str, Field(min_length=1, max_length=64)]
 Threads = Annotated[int, Field(ge=1, le=256, strict=True)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 def _device() -> Any:
     return Field(
         DeviceName.CPU,
@@ -100,7 +89,7 @@ def _collector() -> Any:
     )
 
 
-class TlsConfig(_Table):
+class TlsConfig(Table):
     """This party's certificate, and whom it trusts."""
 
     certificate: ConfigPath = Field(description="Certificate of this party, PEM.")
@@ -131,7 +120,7 @@ class TlsConfig(_Table):
         )
 
 
-class PeerConfig(_Table):
+class PeerConfig(Table):
     """A party that this one calls."""
 
     address: Address = Field(description="Where it listens, host:port.")
@@ -144,7 +133,7 @@ class PeerConfig(_Table):
     )
 
 
-class LedgerConfig(_Table):
+class LedgerConfig(Table):
     """Where the ledger of sessions is kept. Every key may be left out: a file in the store."""
 
     postgresql: str | None = Field(
@@ -163,7 +152,7 @@ class LedgerConfig(_Table):
     )
 
 
-class CallLimits(_Table):
+class CallLimits(Table):
     """What a serving party bears at once."""
 
     concurrent_calls: Count = Field(32, description="Calls under way at once.")
@@ -187,7 +176,7 @@ class CryptoProviderLimits(CallLimits):
     concurrent_deals: Count = Field(2, description="Sessions dealt at once.")
 
 
-class CryptoProviderConfig(_Table):
+class CryptoProviderConfig(Table):
     """The crypto provider (trusted dealer): deals correlated randomness."""
 
     listen: Listen = Field("127.0.0.1:7301", description="Address and port to listen on.")
@@ -210,7 +199,7 @@ class CryptoProviderConfig(_Table):
     limits: CryptoProviderLimits = CryptoProviderLimits()
 
 
-class HostedModelConfig(_Table):
+class HostedModelConfig(Table):
     """A compiled model that is offered."""
 
     path: ConfigPath = Field(
@@ -256,7 +245,7 @@ class ModelOwnerLimits(CallLimits):
     )
 
 
-class PolicyConfig(_Table):
+class PolicyConfig(Table):
     """What clinics are granted, against the extraction of models. Every key may be left out."""
 
     clinics: tuple[ClinicName, ...] | None = Field(
@@ -285,7 +274,7 @@ class PolicyConfig(_Table):
     )
 
 
-class ModelOwnerConfig(_Table):
+class ModelOwnerConfig(Table):
     """The model owner (vendor): hosts compiled models."""
 
     listen: Listen = Field("127.0.0.1:7302", description="Address and port to listen on.")
@@ -311,7 +300,7 @@ class ModelOwnerConfig(_Table):
     models: tuple[HostedModelConfig, ...] = Field(min_length=1)
 
 
-class RetryConfig(_Table):
+class RetryConfig(Table):
     """What is done when a submission is broken off: another attempt on fresh material."""
 
     attempts: int = Field(
@@ -323,7 +312,7 @@ class RetryConfig(_Table):
     longest_seconds: Seconds = Field(30.0, description="Longest wait before an attempt.")
 
 
-class DataOwnerConfig(_Table):
+class DataOwnerConfig(Table):
     """The data owner (clinic): submits images. It opens no port."""
 
     store: ConfigPath = Field(
@@ -368,137 +357,28 @@ class DataOwnerConfig(_Table):
     crypto_provider: PeerConfig
 
 
-_CONFIGS: Final[dict[Role, type[_Table]]] = {
+_CONFIGS: Final[dict[Role, type[Table]]] = {
     Role.CRYPTO_PROVIDER: CryptoProviderConfig,
     Role.MODEL_OWNER: ModelOwnerConfig,
     Role.DATA_OWNER: DataOwnerConfig,
 }
-_PORTS: Final = {"crypto_provider": 7301, "model_owner": 7302}
-_Config = TypeVar("_Config", bound=_Table)
 
 
 def load_crypto_provider(path: Path) -> CryptoProviderConfig:
     """Read a crypto provider's file. Raises ConfigError with every problem in it."""
-    return _load(path, CryptoProviderConfig, Role.CRYPTO_PROVIDER)
+    return read_file(path, CryptoProviderConfig, Role.CRYPTO_PROVIDER)
 
 
 def load_model_owner(path: Path) -> ModelOwnerConfig:
     """Read a model owner's file. Raises ConfigError with every problem in it."""
-    return _load(path, ModelOwnerConfig, Role.MODEL_OWNER)
+    return read_file(path, ModelOwnerConfig, Role.MODEL_OWNER)
 
 
 def load_data_owner(path: Path) -> DataOwnerConfig:
     """Read a data owner's file. Raises ConfigError with every problem in it."""
-    return _load(path, DataOwnerConfig, Role.DATA_OWNER)
+    return read_file(path, DataOwnerConfig, Role.DATA_OWNER)
 
 
 def example(role: Role) -> str:
     """A commented file for ``role``, with all keys, that loads as it is."""
-    config = _CONFIGS[role]
-    head = [
-        f"# {config.__doc__}",
-        "# Paths are relative to this file. Commented keys are optional.",
-        "",
-    ]
-    return "\n".join([*head, *_example_table(config, role, ())]).rstrip() + "\n"
-
-
-def _load(path: Path, config: type[_Config], role: Role) -> _Config:
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ConfigError(f"{path} has over {_MAX_FILE_BYTES} bytes; that is no configuration")
-        document = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the configuration {path}: {error.strerror}; "
-            f"print an example with: radiopaque config example {role}"
-        ) from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not a TOML file: {error}") from error
-    try:
-        return config.model_validate(document, context={"folder": path.absolute().parent})
-    except ValidationError as error:
-        problems = [_problem(one, config) for one in error.errors(include_url=False)]
-        lines = "\n".join(f"  - {problem}" for problem in problems)
-        raise ConfigError(
-            f"{path} has {len(problems)} problem(s):\n{lines}\n"
-            f"see: radiopaque config example {role}"
-        ) from error
-
-
-def _problem(error: Any, config: type[_Table]) -> str:
-    """One line: where, what, and what to do."""
-    location = error["loc"]
-    key = ".".join(str(part) for part in location)
-    kind = error["type"]
-    if kind == "missing":
-        return f"{key} is missing; add it"
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(str(location[-1]), _keys(config, location[:-1]), n=1)
-        return f"{key} is not a known key; " + (
-            f"did you mean {close[0]}?" if close else "remove it"
-        )
-    message = str(error["msg"]).removeprefix("Value error, ")
-    value = error["input"]
-    shown = "" if isinstance(value, dict | list) else f" (it is {value!r})"
-    return f"{key}: {message[:1].lower()}{message[1:]}{shown}"
-
-
-def _keys(config: type[_Table], location: tuple[str | int, ...]) -> list[str]:
-    """The keys of the table at ``location``."""
-    for part in location:
-        if isinstance(part, str):
-            table = _table_of(config.model_fields[part])
-            if table is None:
-                return []
-            config = table[0]
-    return list(config.model_fields)
-
-
-def _table_of(field: FieldInfo) -> tuple[type[_Table], Literal["table", "array"]] | None:
-    """The table class behind a field and how it is written, or None for a plain value."""
-    annotation = field.annotation
-    if isinstance(annotation, type) and issubclass(annotation, _Table):
-        return annotation, "table"
-    for argument in getattr(annotation, "__args__", ()):
-        if isinstance(argument, type) and issubclass(argument, _Table):
-            return argument, "array"
-    return None
-
-
-def _example_table(config: type[_Table], role: Role, location: tuple[str, ...]) -> Iterator[str]:
-    for name, field in config.model_fields.items():
-        if _table_of(field) is None:
-            yield from textwrap.wrap(
-                field.description or "", 98, initial_indent="# ", subsequent_indent="# "
-            )
-            absent = not field.is_required() and field.default is None
-            value = _example_value(name, field, role, location)
-            yield f"{'# ' if absent else ''}{name} = {json.dumps(value)}"
-    for name, field in config.model_fields.items():
-        table = _table_of(field)
-        if table is not None:
-            inner = (*location, name)
-            title = ".".join(inner)
-            yield ""
-            yield f"# {table[0].__doc__}"
-            yield f"[{title}]" if table[1] == "table" else f"[[{title}]]"
-            yield from _example_table(table[0], role, inner)
-
-
-def _example_value(
-    name: str, field: FieldInfo, role: Role, location: tuple[str, ...]
-) -> str | int | float:
-    """The default, or else an example that suits the certificates of `radiopaque certs init`."""
-    if location[-1:] == ("tls",):
-        paths = {
-            "certificate": f"certificates/{role}.crt",
-            "key": f"certificates/{role}.key",
-            "ca": "certificates/ca.crt",
-        }
-        if name in paths:
-            return paths[name]
-    if name == "address":
-        return f"localhost:{_PORTS[location[-1]]}"
-    value: str | int | float = field.examples[0] if field.examples else field.default
-    return value
+    return print_example(_CONFIGS[role], role)
