@@ -112,6 +112,13 @@ class Sessions:
         self._ledger.close()
         self._audit.close()
 
+    def pause(self, seconds: float) -> None:
+        """Wait, and let a lost connection be made again meanwhile."""
+        until = time.monotonic() + seconds
+        for peer in (self._model_owner, self._crypto_provider):
+            peer.await_back(max(0.001, until - time.monotonic()))
+        time.sleep(max(0.0, until - time.monotonic()))
+
     def stock(self, model: LocalModel) -> int:
         """Prepared sessions of a model that nobody is using."""
         with self._mutex:

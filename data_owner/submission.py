@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -135,7 +134,7 @@ class Submission:
                 kind = type(error).__name__
                 _log.warning(f"submission broken off, again in {wait:.1f} s", error=kind)
                 self._wish.progress(f"{kind}; trying again on fresh material in {wait:.1f} s")
-            time.sleep(wait)
+            self._sessions.pause(wait)
 
     def _attempt(self, model: LocalModel, group: range) -> None:
         """What is missing of a group, until something breaks it off."""

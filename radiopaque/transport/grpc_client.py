@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
@@ -113,6 +114,17 @@ class Peer:
                 self._channels.append(channel)
                 self._shown = shown
             return self._channels[-1]
+
+    def await_back(self, seconds: float) -> None:
+        """Return when the peer answers a health check, or after so long.
+
+        gRPC's older polling (tls.py) makes a lost connection again only while a call waits for it.
+        """
+        path = f"/{health.SERVICE.full_name}/Check"
+        data = messages.encode(health.Request())
+        with suppress(grpc.RpcError):
+            check = self._connected(seconds).unary_unary(path)
+            check(data, timeout=seconds, wait_for_ready=True)
 
     def __enter__(self) -> Peer:
         return self

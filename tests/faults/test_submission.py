@@ -17,6 +17,7 @@ from PIL import Image
 from data_owner import Client
 from data_owner.images import read_image
 from data_owner.preprocess import preprocess
+from data_owner.sessions import Sessions
 from data_owner.submission import Wish
 from radiopaque.errors import (
     MessageOrderError,
@@ -223,7 +224,7 @@ def test_a_vendor_that_stays_away(
     paths = pictures_in(tmp_path / "images", 3)
     hurried(clinic, attempts=3, longest=0.1)
     waits: list[float] = []
-    monkeypatch.setattr("data_owner.submission.time.sleep", waits.append)
+    monkeypatch.setattr(Sessions, "pause", lambda _, wait: waits.append(wait))
     with Client.from_config(clinic.config) as client:
         client.prepare(3)
         outcomes = client.submit(paths[:1], Wish())
@@ -308,11 +309,14 @@ def test_sessions_that_the_vendor_has_lost_are_replaced(
         report = client.infer(path)
         assert_right(serving, path, report.logits)
         client.prepare(1)
-        serving.owner.kill()
-        shutil.rmtree(serving.owner.store)
-        serving.owner.restart()
-        with pytest.raises(SessionStateError, match="refused every prepared session"):
-            client.infer_tensor(serving.networks[NETWORK].images())
+    serving.owner.kill()
+    shutil.rmtree(serving.owner.store)
+    serving.owner.restart()
+    with (
+        Client.from_config(clinic.config) as client,
+        pytest.raises(SessionStateError, match="refused every prepared session"),
+    ):
+        client.infer_tensor(serving.networks[NETWORK].images())
 
 
 def test_two_submissions_with_one_journal(clinic: Clinic, tmp_path: Path) -> None:
