@@ -14,7 +14,7 @@ from radiopaque.certificates import Role
 from radiopaque.errors import ResourceError, SessionStateError
 from radiopaque.prg import new_id
 from radiopaque.transport.channel import Counters
-from radiopaque.transport.grpc_client import Peer
+from radiopaque.transport.grpc_client import GrpcChannel, Peer
 from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.networks import lungs
 from tests.e2e.parties import Deployment, until
@@ -166,10 +166,10 @@ def test_calls_at_once_of_one_caller_and_of_all(tight: Deployment) -> None:
     peers = [Peer(Role.MODEL_OWNER, tight.owner.address, identity) for identity in clinics]
     streams = []
     try:
-        streams = [peers[0].open("Infer", SECONDS) for _ in range(3)]
+        streams = [admitted(peers[0]) for _ in range(3)]
         wait_for_calls(peers[0], "3 calls of data-owner 'caller-a' are under way")
         list_models(peers[1])
-        streams.append(peers[1].open("Infer", SECONDS))
+        streams.append(admitted(peers[1]))
         wait_for_calls(peers[1], "refused: RESOURCE_EXHAUSTED")
     finally:
         for stream in streams:
@@ -178,6 +178,13 @@ def test_calls_at_once_of_one_caller_and_of_all(tight: Deployment) -> None:
             peer.close()
     with Client.from_config(tight.clinic("afterwards").config) as client:
         client.infer_tensor(lungs().images())
+
+
+def admitted(peer: Peer) -> GrpcChannel:
+    """A stream that the server has let in: only then it says which version it is."""
+    stream = peer.open("Infer", SECONDS)
+    assert stream._call.initial_metadata()
+    return stream
 
 
 def wait_for_calls(peer: Peer, text: str) -> None:
