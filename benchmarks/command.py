@@ -46,6 +46,7 @@ def bench(
     concurrency: list[int] = typer.Option([1], min=1, help="Inferences under way at once."),
     inferences: int = typer.Option(7, min=1, help="Inferences measured, after one to warm up."),
     quick: bool = typer.Option(False, "--quick", help="The shipped model against its peers."),
+    speed: bool = typer.Option(False, "--speed", help="What docs/performance.md has goals for."),
     growth: bool = typer.Option(False, "--growth", help="Two networks over five image sizes."),
     full: bool = typer.Option(False, "--full", help="All of benchmarks/results; over an hour."),
     json_file: Path | None = typer.Option(None, "--json", help="Write all figures here."),
@@ -69,7 +70,7 @@ def bench(
     if show is not None:
         _show(Report.load(show), markdown, plots)
         return
-    named = {"quick": quick, "growth": growth, "full": full}
+    named = {"quick": quick, "speed": speed, "growth": growth, "full": full}
     wanted = [name for name, given in named.items() if given]
     if wanted and (len(wanted) > 1 or model or engine):
         raise BenchmarkError(

@@ -1,4 +1,4 @@
-"""What --quick, --growth and --full measure."""
+"""What --quick, --speed, --growth and --full measure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from benchmarks.network import LOOPBACK, PROFILES
 
 GROWTH_SIZES = (64, 128, 224, 320, 448)
 GROWTH_MODELS = ("resnet18", "resnet50")
+SPEED_MODELS = ("vgg16", "resnet50", "densenet121", "mobilenet-v2", "efficientnet-lite0")
 PEER_MODELS = ("resnet18", "resnet18-average", "lenet")
 _INFERENCES = 7
 _RELAYED_INFERENCES = 3
@@ -31,6 +32,24 @@ def quick() -> list[Case]:
         Case(model, "crypten", LOOPBACK, inferences=_PEER_INFERENCES),
         Case(model, "crypten-stock", LOOPBACK, inferences=_PEER_INFERENCES),
     ]
+
+
+def speed() -> list[Case]:
+    """What docs/performance.md has goals for, within half an hour on two cores."""
+    plaintext, compiled = (make(choose("resnet18")) for make in (_plaintext, _compiled))
+    cases = [
+        *(replace(case, threads=threads) for threads in (1, 2) for case in (plaintext, compiled)),
+        *(replace(case, batch=8) for case in (plaintext, compiled)),
+        *(replace(compiled, concurrency=count, inferences=4 * count) for count in (2, 4)),
+        _compiled(choose("resnet18"), "compiled-64"),
+        _peer(choose("resnet18"), "crypten-stock"),
+    ]
+    for name in SPEED_MODELS:
+        cases += [make(choose(name)) for make in (_plaintext, _compiled)]
+    for name in ("lan", "wan"):
+        over = replace(compiled, network=PROFILES[name], inferences=_RELAYED_INFERENCES)
+        cases.append(over)
+    return cases
 
 
 def growth() -> list[Case]:

@@ -141,6 +141,12 @@ def test_presets_hold_what_is_promised() -> None:
     quick = presets.quick()
     assert {case.model.name for case in quick} == {usual()}
     assert {case.engine for case in quick} >= {"compiled-32", "onnxruntime", "crypten-stock"}
+    speed = presets.speed()
+    assert {case.model.name for case in speed} == {"resnet18", *presets.SPEED_MODELS}
+    both = [{c for c in speed if c.engine == name} for name in ("onnxruntime", "compiled-32")]
+    for measure in ("model", "threads", "batch"):
+        assert len({frozenset(getattr(c, measure) for c in cases) for cases in both}) == 1
+    assert {case.network.name for case in speed} == {"loopback", "lan", "wan"}
 
 
 def test_the_full_run_computes_before_it_waits() -> None:
