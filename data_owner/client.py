@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from data_owner import journal
 from data_owner.artefacts import ArtefactCache, LocalModel, Offer, fetch_offer
+from data_owner.dealer_audit import Audited
 from data_owner.journal import Journal
 from data_owner.retry import Backoff
 from data_owner.sessions import Answer, Prepared, Sessions
@@ -168,6 +169,14 @@ class Client:
         with self._refetching():
             model = self.model()
             return [self._sessions.prepare(model) for _ in range(count)]
+
+    def audit(self, share: float) -> Audited:
+        """Have the vendor check a random share of the stock for what the crypto provider dealt.
+
+        The sessions that are opened for it are gone. Raises DealerError where one is wrong.
+        """
+        with self._refetching():
+            return self._sessions.audit(self.model(), share)
 
     def infer_tensor(self, images: NDArray[np.floating]) -> Answer:
         """One inference on a preprocessed tensor of the plan's shape; prepares where needed.

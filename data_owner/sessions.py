@@ -3,7 +3,8 @@
 Life of a session here: FRESH (key_D drawn) -> BOUND (to the digest of plan, artefact and F; durable
 before the offline message leaves, which is sent once) -> STARTED (durable, key erased from disk,
 before the masked image leaves) -> BURNT. Whatever interrupts a started session burns it; images are
-retried on fresh material only. A session that the vendor could not be asked for stays BOUND.
+retried on fresh material only. A session that the vendor could not be asked for stays BOUND. An
+audit of the crypto provider takes sessions by way of OPENED instead of STARTED, without an image.
 
 Threads may share a clinic's sessions: each session is in the hands of one of them at a time.
 """
@@ -21,32 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_owner.artefacts import LocalModel
+from data_owner.dealer_audit import Audited, audit, chosen, open_session
 from data_owner.engines import Infer, Offline, Opened
+from data_owner.starting import RefusedError, begin
 from radiopaque.audit import AuditLog
 from radiopaque.audit.log import Event
-from radiopaque.certificates import Role
 from radiopaque.engine.data_owner import SessionKey
-from radiopaque.errors import (
-    ProtocolError,
-    RadiopaqueError,
-    RestoredLedgerError,
-    SessionStateError,
-    StoreError,
-    TransportError,
-    UnknownSessionError,
-)
-from radiopaque.ledger import DATA_OWNER, MARK_BYTES, Ledger, Mark, Seen, State
+from radiopaque.errors import ProtocolError, SessionStateError, TransportError
+from radiopaque.ledger import DATA_OWNER, Ledger, Mark, Seen, State
 from radiopaque.prg import SecretKey, new_id
 from radiopaque.telemetry import traces
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.link import Link
 from radiopaque.wire import messages
-from radiopaque.wire.frames import Kind
 from radiopaque.wire.v1 import services_pb2 as pb
-
-_VENDOR = str(Role.MODEL_OWNER)
-"""Under which the vendor's marks are kept in the ledger."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +172,7 @@ class Sessions:
                     ended["received_bytes"] = answer.online_bytes["model_owner_to_data_owner"]
                 made = reserved.prepared if session == reserved.session else None
                 return replace(answer, prepared=made)
-            except _RefusedError:
+            except RefusedError:
                 # nothing of the image has left
                 self._ledger.burn(session)
             finally:
@@ -194,6 +184,37 @@ class Sessions:
             "the vendor refused every prepared session of this model; "
             "prepare new ones (radiopaque data-owner prepare) and submit again"
         )
+
+    def audit(self, model: LocalModel, share: float) -> Audited:
+        """Open a random share of the stock to the vendor, who checks what was dealt; they are gone.
+
+        The stock is in nobody else's hands meanwhile. Raises DealerError where a session is wrong,
+        when the whole stock is gone; ConfigError for the share, SessionStateError where there is no
+        stock, and TransportError, which ends the audit.
+        """
+        with self._mutex:
+            stock = self._free(model)
+            picked = chosen(stock, share)
+            self._held.update(stock)
+        try:
+            return audit(stock, picked, lambda one: self._open(model, one), self._ledger.burn)
+        finally:
+            for session in stock:
+                self._release(session)
+
+    def _open(self, model: LocalModel, session: bytes) -> None:
+        """One session for the audit; gone when this returns, unless the vendor was not reached."""
+        with self._audit.attempt("Audit", **self._about(model, session)) as ended:
+            channel = self._model_owner.open("Audit", self._deadline)
+            try:
+                open_session(channel, self._ledger, session)
+            finally:
+                try:
+                    self._burn_unless_bound(session)
+                finally:
+                    channel.close()
+                    ended["sent_bytes"] = channel.counters.sent_bytes
+                    ended["received_bytes"] = channel.counters.received_bytes
 
     def _about(self, model: LocalModel, session: bytes) -> Event:
         """What the audit log says of a session."""
@@ -268,12 +289,9 @@ class Sessions:
         asked = time.perf_counter()
         channel = self._model_owner.open("Infer", self._deadline)
         try:
-            link = Link(channel, session)
-            link.send(0, Kind.START, 0, self._ledger.mark(_VENDOR).encode())
-            mark = _wait_ready(link)
-            self._ledger.check_used(mark)
+            seen = begin(Link(channel, session), self._ledger, session)
             opened.wait_ready()
-            infer = self._start(opened, session, mark.epoch)
+            infer = self._start(opened, seen)
             before = channel.counters.snapshot()
             began = time.perf_counter()
             outputs = infer(images, channel)
@@ -299,15 +317,14 @@ class Sessions:
             },
         )
 
-    def _start(self, opened: Opened, session: bytes, epoch: bytes) -> Infer:
+    def _start(self, opened: Opened, seen: Seen) -> Infer:
         """The session in memory, its key erased from the disk, before the image is masked.
 
-        ``epoch`` is that of the vendor's ledger, which has the session as started.
+        ``seen``: the vendor's ledger has the session as started.
         """
-        seen = Seen(_VENDOR, epoch, session)
-        entry = self._ledger.advance(session, State.BOUND, State.STARTED, seen=seen)
+        entry = self._ledger.advance(seen.session, State.BOUND, State.STARTED, seen=seen)
         secret = entry.secret or b""
-        return opened.start(session, secret)
+        return opened.start(seen.session, secret)
 
     def _burn_unless_bound(self, session: bytes) -> None:
         if self._ledger.get(session).state is not State.BOUND:
@@ -357,21 +374,6 @@ class Sessions:
 def _traced(name: str, model: LocalModel, session: bytes) -> AbstractContextManager[None]:
     offer = model.offer
     return traces.span(name, session=session, model=offer.name, model_version=offer.version)
-
-
-class _RefusedError(Exception):
-    """The vendor has lost a session, or used it, before the image was masked."""
-
-    def __init__(self, reason: RadiopaqueError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
-
-
-def _wait_ready(link: Link) -> Mark:
-    try:
-        return Mark.decode(link.receive(0, Kind.READY, 0, MARK_BYTES).tobytes())
-    except (RestoredLedgerError, SessionStateError, UnknownSessionError, StoreError) as error:
-        raise _RefusedError(error) from None
 
 
 def _close_later(channel: Channel) -> None:

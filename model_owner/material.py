@@ -26,7 +26,6 @@ from radiopaque.engine.plans import AnyPlan
 from radiopaque.errors import StoreError
 from radiopaque.files import PRIVATE_FILE_MODE, make_private_directory
 from radiopaque.gates.base import Raw
-from radiopaque.graph.plan import Plan
 from radiopaque.prg import SecretKey
 from radiopaque.transport.link import PAYLOAD_BYTES, payload_pieces
 from radiopaque.wire.frames import Frame, Kind
@@ -48,7 +47,7 @@ class MaterialStore:
         """Takes the frames of one offline message, in order, onto disk."""
         return MaterialWriter(self._path(session, kind), plan, session, kind, key)
 
-    def load(self, plan: Plan, session: bytes, key: SecretKey) -> Material:
+    def load(self, plan: AnyPlan, session: bytes, key: SecretKey) -> Material:
         """Both messages of a session, each region decrypted when it is asked for.
 
         Raises StoreError where a file is not whole, and later where a region is damaged.
@@ -108,7 +107,7 @@ class SessionMaterial:
     session: bytes
     key: SecretKey = field(repr=False)
 
-    def load(self, plan: Plan) -> Material:
+    def load(self, plan: AnyPlan) -> Material:
         """Both messages. The key is erased; what decrypts them goes when they do."""
         material = self.store.load(plan, self.session, self.key)
         self.key.erase()

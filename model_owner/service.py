@@ -2,7 +2,8 @@
 
 Life of a session here: PREPARING -> READY (both offline messages on disk, key_O and the file key in
 the ledger) -> STARTED (durable, keys erased, before the first message leaves) -> BURNT. A session
-serves one stream of one clinic once.
+serves one stream of one clinic once: an inference, or, as OPENED instead of STARTED, an audit of
+the crypto provider (:mod:`model_owner.dealer_audit`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_owner import dealer_audit
 from model_owner.dealer import Dealer, Order
 from model_owner.engines import Start
 from model_owner.hosting import Hosted, HostedModel
@@ -37,6 +39,7 @@ from radiopaque.prg import KEY_BYTES, SecretKey
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_server import Call, Handler
+from radiopaque.transport.link import Link
 from radiopaque.wire import messages
 from radiopaque.wire.frames import Frame, Kind
 from radiopaque.wire.v1 import services_pb2 as pb
@@ -92,12 +95,13 @@ class ModelOwner:
             "FetchMaskedWeights": Handler(self.fetch_masked_weights, _CLINIC),
             "Prepare": Handler(self.prepare, _CLINIC),
             "Infer": Handler(self.infer, _CLINIC),
+            "Audit": Handler(self.audit, _CLINIC),
         }
         return self._policy.guarded(table)
 
     def stock(self) -> Stock:
         """Sessions that are not over, and the disk space of their material."""
-        states = (State.PREPARING, State.READY, State.STARTED)
+        states = (State.PREPARING, State.READY, State.STARTED, State.OPENED)
         sessions = {state: self._ledger.count(state) for state in states}
         return Stock(sessions, self._material.size(), self._limits.material_bytes)
 
@@ -114,7 +118,7 @@ class ModelOwner:
             if row.artefact not in hosted:
                 self._ledger.burn(row.session)
         # Those that are being prepared are another replica's: this one's are burnt by now.
-        kept = (State.READY, State.PREPARING, State.STARTED)
+        kept = (State.READY, State.PREPARING, State.STARTED, State.OPENED)
         known = {row.session for state in kept for row in self._ledger.rows(state)}
         self._material.sweep(known.__contains__)
 
@@ -189,10 +193,47 @@ class ModelOwner:
 
     def infer(self, channel: Channel, call: Call) -> None:
         """START, READY, and the online messages of one session."""
+        row, model, epoch = self._begin(channel, call)
+        with self._slot(), _logged("inference broken off", row, call):
+            if row.state is State.READY:
+                self._policy.charge(call.peer.name, model.host.plan.batch)
+            with model.host.open(call.deadline_seconds, self._limits.window_bytes) as begin:
+                self._run(begin, row, epoch, channel, call)
+        _log.info(
+            "inference served",
+            session=row.session,
+            peer=str(call.peer),
+            model=model.name,
+            received_bytes=call.counters.received_bytes,
+            sent_bytes=call.counters.sent_bytes,
+        )
+
+    def audit(self, channel: Channel, call: Call) -> None:
+        """START, READY, KEY, VERDICT: a session that never starts, and whether it was dealt right.
+
+        Where it was not, the stream ends with DealerError instead of VERDICT.
+        """
+        row, model, epoch = self._begin(channel, call)
+        link = Link(channel, row.session)
+        with self._slot(), _logged("audit broken off", row, call):
+            with self._spent(row, State.OPENED, epoch, channel, call) as (key_o, material, mark):
+                link.send(0, Kind.READY, 0, mark.encode())
+                key_d = SecretKey(link.receive(0, Kind.KEY, 0, KEY_BYTES).tobytes())
+                try:
+                    opened = dealer_audit.Opened(model, row.session, key_d, key_o)
+                    dealer_audit.check(opened, material.load(model.host.plan))
+                finally:
+                    key_d.erase()
+            # nothing of the session is left here
+            link.send(0, Kind.VERDICT)
+        _log.info("session audited", session=row.session, peer=str(call.peer), model=model.name)
+
+    def _begin(self, channel: Channel, call: Call) -> tuple[Entry, HostedModel, bytes]:
+        """The session that START names, its model, and the epoch of the clinic's ledger."""
         start = channel.receive()
         if (start.gate, start.kind, start.block) != (0, Kind.START, 0):
             raise MessageOrderError(
-                "an inference begins with START, gate 0, block 0; "
+                "a session begins with START, gate 0, block 0; "
                 f"got {start.kind.name} of gate {start.gate}, block {start.block}"
             )
         mark = Mark.decode(bytes(start.payload))
@@ -200,34 +241,20 @@ class ModelOwner:
         self._check_ledger(mark, call.peer.name)
         model = self._hosted.by_artefact(row.artefact)
         call.about.update(model.about)
+        return row, model, mark.epoch
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        """One of the places for inferences; an audit computes as much."""
         if not self._inferring.acquire(timeout=_SLOT_SECONDS):
             raise ResourceError(
                 f"{self._limits.concurrent_inferences} inferences are under way, the limit here; "
                 "try again in a second"
             )
         try:
-            if row.state is State.READY:
-                self._policy.charge(call.peer.name, model.host.plan.batch)
-            with model.host.open(call.deadline_seconds, self._limits.window_bytes) as begin:
-                self._run(begin, row, mark.epoch, channel, call)
-        except RadiopaqueError as error:
-            _log.warning(
-                "inference broken off",
-                session=start.session,
-                peer=str(call.peer),
-                error=type(error).__name__,
-            )
-            raise
+            yield
         finally:
             self._inferring.release()
-        _log.info(
-            "inference served",
-            session=start.session,
-            peer=str(call.peer),
-            model=model.name,
-            received_bytes=call.counters.received_bytes,
-            sent_bytes=call.counters.sent_bytes,
-        )
 
     def _session_of(self, clinic: str, session: bytes) -> Entry:
         """A clinic's own session. Other clinics' are answered like those that never were."""
@@ -251,22 +278,32 @@ class ModelOwner:
             raise
 
     def _run(self, begin: Start, row: Entry, epoch: bytes, channel: Channel, call: Call) -> None:
-        """``epoch`` is that of the clinic's ledger."""
+        with self._spent(row, State.STARTED, epoch, channel, call) as (key_o, material, mark):
+            run = begin(row.session, key_o, material)
+            channel.send(Frame(row.session, 0, Kind.READY, 0, mark.encode()))
+            run(channel)
+
+    @contextmanager
+    def _spent(
+        self, row: Entry, state: State, epoch: bytes, channel: Channel, call: Call
+    ) -> Iterator[tuple[SecretKey, SessionMaterial, Mark]]:
+        """A session in its last state: key_O, its material, and what to tell the clinic.
+
+        ``epoch`` is that of the clinic's ledger. The session is gone with the block.
+        """
         session = row.session
         mark = self._ledger.mark(row.peer, epoch)
-        secret = self._ledger.advance(session, State.READY, State.STARTED).secret or b""
+        secret = self._ledger.advance(session, State.READY, state).secret or b""
         call.about["session"] = session.hex()[:8]
         key_o, key_file = SecretKey(secret[:KEY_BYTES]), SecretKey(secret[KEY_BYTES:])
         del secret
         before = channel.counters.received_bytes
         try:
-            run = begin(session, key_o, SessionMaterial(self._material, session, key_file))
-            channel.send(Frame(session, 0, Kind.READY, 0, mark.encode()))
-            run(channel)
+            yield key_o, SessionMaterial(self._material, session, key_file), mark
         finally:
             key_o.erase()
             key_file.erase()
-            # whatever came after START left a ledger in which the session is started
+            # whatever came after START left a ledger in which the session is used
             came = channel.counters.received_bytes > before
             self._ledger.burn(session, Seen(row.peer, epoch, session) if came else None)
             self._material.delete(session)
@@ -349,3 +386,13 @@ class ModelOwner:
 
     def _writer(self, order: Order, kind: Kind, key_file: SecretKey) -> MaterialWriter:
         return self._material.writer(order.model.host.plan, order.session, kind, key_file)
+
+
+@contextmanager
+def _logged(event: str, row: Entry, call: Call) -> Iterator[None]:
+    """Log what ends a session before its time."""
+    try:
+        yield
+    except RadiopaqueError as error:
+        _log.warning(event, session=row.session, peer=str(call.peer), error=type(error).__name__)
+        raise

@@ -30,6 +30,7 @@
     │   ├── MessageOrderError        out of order, repeated, from another session
     │   └── MessageValueError        a field is outside its range
     ├── VersionError                 two parties run versions that do not work together
+    ├── DealerError                  the crypto provider dealt wrong corrections
     ├── SessionError                 a session cannot be used
     │   ├── UnknownSessionError
     │   ├── SessionStateError        consumed, burnt or not ready
@@ -189,6 +190,13 @@ class MessageValueError(ProtocolError):
 class VersionError(RadiopaqueError):
     status = "FAILED_PRECONDITION"
     exit_code = 5
+
+
+class DealerError(RadiopaqueError):
+    """Results of this crypto provider cannot be relied on: docs/operations.md, dealer audit."""
+
+    status = "ABORTED"
+    exit_code = 10
 
 
 class SessionError(RadiopaqueError):

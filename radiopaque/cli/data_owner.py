@@ -32,6 +32,7 @@ def register(application: typer.Typer) -> None:
     group = typer.Typer(help="Submit images, prepare sessions, list models.")
     group.command("submit")(_submit)
     group.command("prepare")(_prepare)
+    group.command("audit")(_audit)
     group.command("models")(_models)
     application.add_typer(group, name="data-owner")
 
@@ -185,6 +186,38 @@ def _prepare(
     else:
         seconds = sum(item["seconds"] for item in prepared)
         print(f"{count} session(s) prepared in {seconds:.1f} s; {stock} in stock")
+
+
+def _audit(
+    share: float = typer.Option(0.1, help="Of the stock, above 0 and at most 1; rounded up."),
+    config: Path = _CONFIG,
+    as_json: bool = _JSON,
+    engine: EngineName | None = _ENGINE,
+) -> None:
+    """Open some prepared sessions, so that the vendor checks what the crypto provider dealt.
+
+    They are drawn at random and cannot be used any more. Where one is wrong, DealerError, exit code
+    10, and the rest of the stock is burnt.
+
+    With --json: {"stock_before", "opened", "refused", "stock", "detection": {"1": p, ...}}, the
+    probabilities of finding something had so many of the sessions been wrong.
+    """
+    with _client(config, engine) as client, _progress() as tell:
+        tell("opening sessions")
+        audited = client.audit(share)
+        stock = client.stock()
+    most = audited.stock - audited.refused
+    chances = {n: audited.detection(n) for n in (1, 2, 5, 10, 20, 50, 100) if n <= most}
+    if as_json:
+        answer: dict[str, Any] = {"stock_before": audited.stock, "opened": audited.opened}
+        answer |= {"refused": audited.refused, "stock": stock, "detection": chances}
+        print(json.dumps(answer))
+        return
+    print(f"{audited.opened} of {audited.stock} session(s) opened and right; {stock} in stock")
+    if audited.refused:
+        print(f"{audited.refused} session(s) that the vendor had lost are gone, too")
+    for number, chance in chances.items():
+        print(f"had {number} of them been wrong, this would have shown with {chance:.1%}")
 
 
 def _models(config: Path = _CONFIG, as_json: bool = _JSON) -> None:

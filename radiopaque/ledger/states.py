@@ -21,6 +21,7 @@ class State(StrEnum):
     RESERVED = "RESERVED"
     DEALT = "DEALT"
     STARTED = "STARTED"
+    OPENED = "OPENED"
     BURNT = "BURNT"
 
 
@@ -68,9 +69,10 @@ DATA_OWNER: Final = Transitions(
         {
             (State.FRESH, State.BOUND): _KEEPS,  # before the offline message leaves
             (State.BOUND, State.STARTED): _ERASES,  # before the masked image leaves
+            (State.BOUND, State.OPENED): _ERASES,  # before key_D leaves, for the dealer audit
         }
     ),
-    frozenset({State.FRESH, State.STARTED}),
+    frozenset({State.FRESH, State.STARTED, State.OPENED}),
 )
 MODEL_OWNER: Final = Transitions(
     "model owner",
@@ -79,9 +81,10 @@ MODEL_OWNER: Final = Transitions(
         {
             (State.PREPARING, State.READY): _KEEPS,  # both offline messages in files
             (State.READY, State.STARTED): _ERASES,  # before the first online message leaves
+            (State.READY, State.OPENED): _ERASES,  # before the clinic is told to reveal key_D
         }
     ),
-    frozenset({State.PREPARING, State.STARTED}),
+    frozenset({State.PREPARING, State.STARTED, State.OPENED}),
 )
 CRYPTO_PROVIDER: Final = Transitions(
     "crypto provider",

@@ -50,6 +50,8 @@ class Kind(IntEnum):
     RESULT = 11
     DONE = 12
     SHARE = 13
+    KEY = 14
+    VERDICT = 15
 
 
 CONTROL_KINDS: Final = frozenset({Kind.START, Kind.READY, Kind.DONE})

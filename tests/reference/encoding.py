@@ -23,6 +23,8 @@ KINDS = {
     "RESULT": 11,
     "DONE": 12,
     "SHARE": 13,
+    "KEY": 14,
+    "VERDICT": 15,
 }
 TASKS = {"raw": 1, "multiclass": 2, "multilabel": 3}
 

@@ -171,7 +171,7 @@ def frames() -> dict[str, Any]:
         "payload_cut": (whole[:-2], size),
         "payload_empty_but_present": (head + "18052a00", value),
         "kind_missing": (head + "1001", value),
-        "kind_unknown": (head + "180e", value),
+        "kind_unknown": (head + "1810", value),
         "kind_twice": (head + "18051805", value),
         "fields_unordered": (head + "18051001", value),
         "field_unknown": (head + "18053001", value),

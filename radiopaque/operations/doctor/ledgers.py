@@ -102,8 +102,8 @@ def _made(statements: Transaction) -> bool:
 
 def _sanity(connection: Reader) -> Iterator[Finding]:
     kept = connection.execute(
-        "SELECT count(*) FROM session WHERE state IN (?, ?) AND secret IS NOT NULL",
-        (State.STARTED, State.BURNT),
+        "SELECT count(*) FROM session WHERE state IN (?, ?, ?) AND secret IS NOT NULL",
+        (State.STARTED, State.OPENED, State.BURNT),
     ).fetchone()[0]
     if kept:
         yield fail(

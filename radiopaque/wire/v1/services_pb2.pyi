@@ -23,6 +23,8 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_RESULT: _ClassVar[Kind]
     KIND_DONE: _ClassVar[Kind]
     KIND_SHARE: _ClassVar[Kind]
+    KIND_KEY: _ClassVar[Kind]
+    KIND_VERDICT: _ClassVar[Kind]
 KIND_UNSPECIFIED: Kind
 KIND_START: Kind
 KIND_READY: Kind
@@ -37,6 +39,8 @@ KIND_RERANDOMISED: Kind
 KIND_RESULT: Kind
 KIND_DONE: Kind
 KIND_SHARE: Kind
+KIND_KEY: Kind
+KIND_VERDICT: Kind
 
 class Frame(_message.Message):
     __slots__ = ("session", "gate", "kind", "block", "payload")

@@ -37,14 +37,20 @@ ALL = (DATA_OWNER, MODEL_OWNER, CRYPTO_PROVIDER)
 
 # The life of a session as the protocol states it, written down a second time.
 STEPS = {
-    "data owner": {("FRESH", "BOUND"), ("BOUND", "STARTED")},
-    "model owner": {("PREPARING", "READY"), ("READY", "STARTED")},
+    "data owner": {("FRESH", "BOUND"), ("BOUND", "STARTED"), ("BOUND", "OPENED")},
+    "model owner": {("PREPARING", "READY"), ("READY", "STARTED"), ("READY", "OPENED")},
     "crypto provider": {("RESERVED", "DEALT")},
 }
-ERASING = {("BOUND", "STARTED"), ("READY", "STARTED"), ("RESERVED", "DEALT")}
+ERASING = {
+    ("BOUND", "STARTED"),
+    ("BOUND", "OPENED"),
+    ("READY", "STARTED"),
+    ("READY", "OPENED"),
+    ("RESERVED", "DEALT"),
+}
 PATHS = {
-    "data owner": ["FRESH", "BOUND", "STARTED", "BURNT"],
-    "model owner": ["PREPARING", "READY", "STARTED", "BURNT"],
+    "data owner": ["FRESH", "BOUND", "STARTED", "OPENED", "BURNT"],
+    "model owner": ["PREPARING", "READY", "STARTED", "OPENED", "BURNT"],
     "crypto provider": ["RESERVED", "DEALT", "BURNT"],
 }
 
@@ -57,7 +63,8 @@ def new_session(ledger: Ledger, secret: bytes | None = b"key", peer: str = "clin
 
 def bring_to(ledger: Ledger, party: str, state: str, secret: bytes = b"key") -> bytes:
     session = new_session(ledger, secret)
-    path = PATHS[party]
+    opened = state == "OPENED"
+    path = [one for one in PATHS[party] if one != ("STARTED" if opened else "OPENED")]
     for old, new in pairwise(path):
         if old == state:
             break
@@ -344,8 +351,8 @@ def test_opening_burns_what_a_crash_left_in_the_middle(
 ) -> None:
     party = transitions.party
     abandoned = {
-        "data owner": {"FRESH", "STARTED"},
-        "model owner": {"PREPARING", "STARTED"},
+        "data owner": {"FRESH", "STARTED", "OPENED"},
+        "model owner": {"PREPARING", "STARTED", "OPENED"},
         "crypto provider": {"RESERVED", "DEALT"},
     }[party]
     with Ledger(path, transitions) as ledger:

@@ -64,7 +64,7 @@ def test_repr_shows_sizes_only() -> None:
         ({"gate": 2**32}, MessageValueError),
         ({"block": 2**32}, MessageValueError),
         ({"kind": 0}, MessageValueError),
-        ({"kind": 14}, MessageValueError),
+        ({"kind": 16}, MessageValueError),
         ({"payload": bytes(frames.MAX_PAYLOAD_BYTES + 1)}, MessageSizeError),
     ],
 )
@@ -97,7 +97,7 @@ BAD = {
     "short session": (b"\x0a\x0f" + SESSION[:15] + b"\x18\x05\x20\x02", MessageSizeError),
     "long session": (b"\x0a\x11" + SESSION + b"\x00\x18\x05", MessageSizeError),
     "no kind": (HEAD + b"\x10\x01", MessageValueError),
-    "unknown kind": (HEAD + b"\x18\x0e", MessageValueError),
+    "unknown kind": (HEAD + b"\x18\x10", MessageValueError),
     "repeated kind": (HEAD + b"\x18\x05\x18\x05", MessageValueError),
     "unordered": (HEAD + b"\x18\x05\x10\x01", MessageValueError),
     "unknown field": (HEAD + b"\x18\x05\x30\x01", MessageValueError),
