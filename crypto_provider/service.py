@@ -10,6 +10,7 @@ correction leaves -> BURNT when the stream is over, however it ended.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from radiopaque.wire import messages
 from radiopaque.wire.frames import Frame
 from radiopaque.wire.v1 import services_pb2 as pb
 
+_LOOK_SECONDS = 0.1
+"""How soon a call that waits for its turn finds out that its caller went away."""
 _log = get_logger(__name__)
 
 
@@ -117,6 +120,16 @@ class CryptoProvider:
                     f"{self._reservation_seconds:g} s, when reservations that nobody used expire"
                 )
 
+    def _wait_for_turn(self, call: Call) -> None:
+        """Take one of the turns to deal. Raises ConnectionLostError where the caller went away."""
+        until = time.monotonic() + call.deadline_seconds
+        while not self._dealing.acquire(timeout=_LOOK_SECONDS):
+            call.cancellation.check()
+            if time.monotonic() > until:
+                raise ResourceError(
+                    "this crypto provider is busy dealing; try again later", _LOOK_SECONDS
+                )
+
     def deal(self, request: pb.DealRequest, call: Call) -> Iterator[Frame]:
         """The corrections of a reserved session, to the model owner of its artefact, once."""
         session = messages.session_id(request.session)
@@ -132,8 +145,7 @@ class CryptoProvider:
             )
         # Not only when the next one reserves: a copy of the ledger may have been put back.
         self._ledger.expire(State.RESERVED, self._reservation_seconds)
-        if not self._dealing.acquire(timeout=call.deadline_seconds):
-            raise ResourceError("this crypto provider is busy dealing; try again later")
+        self._wait_for_turn(call)
         try:
             maps = self._artefacts.maps(artefact.artefact)
             call.about.update(model=registered.plan.name, version=registered.plan.version)

@@ -38,6 +38,16 @@ class Backoff:
     first_seconds: float = 0.5
     longest_seconds: float = 30.0
 
+    def wait(self, error: RadiopaqueError, drawn: float) -> float | None:
+        """Seconds to wait after ``error``: what was drawn, after what the peer asks for.
+
+        None where the peer asks for more than ``longest_seconds``: every attempt would be in vain.
+        """
+        asked = error.retry_seconds if isinstance(error, ResourceError) else None
+        if asked is None:
+            return drawn
+        return asked + drawn if asked <= self.longest_seconds else None
+
     def waits(self) -> Iterator[float]:
         """Seconds to wait before each further attempt, ``attempts - 1`` of them."""
         random = secrets.SystemRandom()

@@ -128,7 +128,8 @@ class Submission:
             except CURABLE as error:
                 if len(self._found) > known:
                     waits, known = self._wish.backoff.waits(), len(self._found)
-                wait = next(waits, None)
+                drawn = next(waits, None)
+                wait = None if drawn is None else self._wish.backoff.wait(error, drawn)
                 if wait is None:
                     raise
                 kind = type(error).__name__

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,13 +89,18 @@ class MaterialStore:
                     removed += 1
         return removed
 
-    def size(self) -> int:
-        """Bytes of all prepared material on disk."""
+    def needed(self, plan: AnyPlan) -> int:
+        """Bytes on disk of one session."""
+        return sum(_file_size(region_sizes(plan, kind)) for kind in (Kind.CORRECTION, Kind.OFFLINE))
+
+    def size(self, but: Collection[bytes] = ()) -> int:
+        """Bytes on disk of all prepared material, except for some sessions."""
+        left_out = {session.hex() for session in but}
         total = 0
         for path in self._directory.iterdir():
             # sessions end, and take their files with them, while this looks
             with suppress(FileNotFoundError):
-                total += path.stat().st_size
+                total += path.stat().st_size if path.stem not in left_out else 0
         return total
 
 

@@ -163,7 +163,8 @@ class Policy:
         if wait is not None:
             raise ResourceError(
                 f"the quota of this clinic, {quota} images in {_duration(period)}, is used up; "
-                f"try again in {math.ceil(wait)} s"
+                f"try again in {math.ceil(wait)} s",
+                retry_seconds=wait,
             )
 
     def _wait(self, clinic: str, images: int, now: float) -> float | None:

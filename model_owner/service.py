@@ -24,7 +24,6 @@ from model_owner.policy import Policy, Rules
 from radiopaque.certificates import Role
 from radiopaque.engine.artefact import binding_digest
 from radiopaque.errors import (
-    ConnectionLostError,
     MessageOrderError,
     PlanDigestError,
     RadiopaqueError,
@@ -60,6 +59,7 @@ class Limits:
     material_bytes: int
     session_seconds: float
     window_bytes: int
+    sessions: int
 
 
 class ModelOwner:
@@ -84,6 +84,8 @@ class ModelOwner:
         self._policy = Policy(rules, store)
         self._material = MaterialStore(store / "material")
         self._admitting = threading.Lock()
+        self._arriving: dict[bytes, int] = {}
+        """Bytes on disk that sessions which are being prepared take, or will."""
         self._inferring = threading.BoundedSemaphore(limits.concurrent_inferences)
         self._discard_useless()
 
@@ -168,8 +170,9 @@ class ModelOwner:
         call.about.update(model.about)
         session = first.header.session
         key_o, key_file = SecretKey.generate(), SecretKey.generate()
+        needed = self._material.needed(model.host.plan)
         with self._admitting:
-            self._check_limits(call)
+            self._check_limits(call, needed)
             self._ledger.create(
                 session,
                 artefact=model.key.id.artefact,
@@ -177,6 +180,7 @@ class ModelOwner:
                 binding=first.header.binding,
                 secret=key_o.reveal() + key_file.reveal(),
             )
+            self._arriving[session] = needed
         try:
             reply = self._collect(Order(model, session, key_o), key_file, parts, call)
             self._ledger.advance(session, State.PREPARING, State.READY)
@@ -186,6 +190,8 @@ class ModelOwner:
             self._material.delete(session)
             raise
         finally:
+            with self._admitting:
+                del self._arriving[session]
             key_o.erase()
             key_file.erase()
         _log.info("session prepared", session=session, peer=str(call.peer), model=model.name)
@@ -249,7 +255,8 @@ class ModelOwner:
         if not self._inferring.acquire(timeout=_SLOT_SECONDS):
             raise ResourceError(
                 f"{self._limits.concurrent_inferences} inferences are under way, the limit here; "
-                "try again in a second"
+                "try again in a second",
+                retry_seconds=_SLOT_SECONDS,
             )
         try:
             yield
@@ -322,7 +329,8 @@ class ModelOwner:
             )
         return model
 
-    def _check_limits(self, call: Call) -> None:
+    def _check_limits(self, call: Call, needed: int) -> None:
+        """``needed``: bytes on disk that another session takes."""
         waiting = self._ledger.count(State.READY, call.peer.name) + self._ledger.count(
             State.PREPARING, call.peer.name
         )
@@ -330,7 +338,14 @@ class ModelOwner:
             raise ResourceError(
                 f"{waiting} prepared sessions of this clinic wait here, its limit; use some first"
             )
-        if self._material.size() >= self._limits.material_bytes:
+        states = (State.PREPARING, State.READY)
+        if sum(map(self._ledger.count, states)) >= self._limits.sessions:
+            raise ResourceError(
+                f"{self._limits.sessions} prepared sessions wait here, the limit for all clinics; "
+                "try again later"
+            )
+        taken = self._material.size(but=self._arriving) + sum(self._arriving.values())
+        if taken + needed > self._limits.material_bytes:
             raise ResourceError(
                 "the disk space for prepared sessions is used up here; try again later"
             )
@@ -343,20 +358,15 @@ class ModelOwner:
         counters = Counters()
         seconds = 0.0
         failures: list[BaseException] = []
-        abandoned = threading.Event()
 
         def fetch() -> None:
             nonlocal seconds
             started = time.perf_counter()
             try:
                 with self._writer(order, Kind.CORRECTION, key_file) as writer:
-
-                    def accept(frame: Frame) -> None:
-                        if abandoned.is_set():
-                            raise ConnectionLostError("the clinic's own message was not accepted")
-                        writer.accept(frame)
-
-                    self._dealer.deal(order, accept, counters, call.deadline_seconds)
+                    self._dealer.deal(
+                        order, writer.accept, counters, call.deadline_seconds, call.cancellation
+                    )
                     writer.finish()
             except BaseException as error:
                 failures.append(error)
@@ -372,7 +382,7 @@ class ModelOwner:
                     writer.accept(messages.to_frame(part.frame))
                 writer.finish()
         except BaseException:
-            abandoned.set()
+            call.cancellation.cancel()
             raise
         finally:
             fetching.join()

@@ -229,6 +229,7 @@ class ModelOwnerLimits(CallLimits):
         description="Prepared sessions that one data owner may leave here, "
         "about 170 MB each for a ResNet-18 at 224 pixels.",
     )
+    sessions: Count = Field(10_000, description="Prepared sessions of all data owners.")
     concurrent_inferences: Count = Field(4, description="Inferences under way at once.")
     session_days: Count = Field(
         90, description="Days that a prepared session waits for its image before it is deleted."

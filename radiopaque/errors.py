@@ -251,8 +251,14 @@ class ConnectionLostError(TransportError):
 
 
 class ResourceError(RadiopaqueError):
+    """A limit is reached. ``retry_seconds``: before that, another try is in vain; None: unknown."""
+
     status = "RESOURCE_EXHAUSTED"
     exit_code = 7
+
+    def __init__(self, text: str, retry_seconds: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_seconds = retry_seconds
 
 
 class EngineError(RadiopaqueError):

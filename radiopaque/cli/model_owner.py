@@ -58,6 +58,7 @@ def _serve(
                 limits.material_bytes,
                 limits.session_days * 86_400.0,
                 limits.window_bytes,
+                limits.sessions,
             ),
             ledger=ledger,
             rules=Rules(

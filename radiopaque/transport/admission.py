@@ -22,6 +22,7 @@ from radiopaque.errors import (
     RoleError,
 )
 from radiopaque.telemetry import get_logger
+from radiopaque.transport.cancellation import Cancellation
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import SERVICES
 from radiopaque.transport.observer import ABANDONED, OK, Observer
@@ -30,6 +31,7 @@ from radiopaque.transport.tls import grpc
 
 # gRPC rounds a deadline up when it sends it.
 _DEADLINE_SLACK_SECONDS: Final = 60.0
+_RETRY_SECONDS: Final = 1.0
 _PARTIES: Final = {service.full_name: role for role, service in SERVICES.items()}
 
 _log = get_logger(__name__)
@@ -45,6 +47,8 @@ class Call:
     about: dict[str, str] = field(default_factory=dict)
     """What its handler tells observers: ``model``, ``version``, ``session``. No secret."""
     began: float = field(default_factory=time.time)
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    """Over when the call is, however it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,8 @@ class Admission:
             if self._under_way[peer] >= self._calls_per_peer:
                 raise ResourceError(
                     f"{self._calls_per_peer} calls of {peer} are under way, its limit here; "
-                    "wait for one to end"
+                    "wait for one to end",
+                    retry_seconds=_RETRY_SECONDS,
                 )
             self._under_way[peer] += 1
 
@@ -182,7 +187,10 @@ class Guard:
                 "lower deadline_seconds in the caller's config"
             )
         self._admission.enter(peer)
-        return Call(peer, remaining)
+        call = Call(peer, remaining)
+        if not self._context.add_callback(call.cancellation.cancel):
+            call.cancellation.cancel()
+        return call
 
     def _abort(self, error: Exception) -> None:
         public = public_error(error, self._method)

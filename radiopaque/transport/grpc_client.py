@@ -17,6 +17,7 @@ from radiopaque import versions
 from radiopaque.certificates import Identity, Role, Watch
 from radiopaque.errors import ConnectionLostError, RadiopaqueError, VersionError
 from radiopaque.transport import health
+from radiopaque.transport.cancellation import Cancellation
 from radiopaque.transport.channel import DEFAULT_DEADLINE_SECONDS, Counters
 from radiopaque.transport.inbox import Inbox
 from radiopaque.transport.status import from_rpc_error
@@ -139,18 +140,22 @@ class Peer:
         reply_type: type[Reply],
         counters: Counters,
         deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+        cancellation: Cancellation | None = None,
     ) -> Reply:
-        """One message there, one back."""
+        """One message there, one back. Cancelled with ``cancellation``."""
         data = messages.encode(request)
         counters.count_sent(len(data))
+        call = (
+            self._connected(deadline_seconds)
+            .unary_unary(self._path(method))
+            .future(data, timeout=deadline_seconds, metadata=versions.own())
+        )
+        if cancellation is not None:
+            cancellation.on(call.cancel)
         try:
-            reply, call = (
-                self._connected(deadline_seconds)
-                .unary_unary(self._path(method))
-                .with_call(data, timeout=deadline_seconds, metadata=versions.own())
-            )
-        except grpc.RpcError as error:
-            raise self._typed(error) from None
+            reply = call.result()
+        except (grpc.RpcError, grpc.FutureCancelledError):
+            raise self._typed(call) from None
         self._check_version(call)
         counters.count_received(len(reply))
         return messages.decode(reply_type, reply)
@@ -213,15 +218,16 @@ class Peer:
         request: Message,
         counters: Counters,
         deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+        cancellation: Cancellation | None = None,
     ) -> Iterator[Frame]:
-        """One message there, frames back."""
+        """One message there, frames back. Cancelled with ``cancellation``."""
 
         def decode(data: bytes) -> Frame:
             frame = frames.decode(data)
             counters.count_received_frame(frame, len(data))
             return frame
 
-        return self._stream(method, request, decode, counters, deadline_seconds)
+        return self._stream(method, request, decode, counters, deadline_seconds, cancellation)
 
     def open(self, method: str, deadline_seconds: float = DEFAULT_DEADLINE_SECONDS) -> GrpcChannel:
         """Frames in both directions."""
@@ -239,12 +245,15 @@ class Peer:
         decode: Callable[[bytes], Any],
         counters: Counters,
         deadline_seconds: float,
+        cancellation: Cancellation | None = None,
     ) -> Iterator[Any]:
         data = messages.encode(request)
         counters.count_sent(len(data))
         call = self._connected(deadline_seconds).unary_stream(self._path(method))(
             data, timeout=deadline_seconds, metadata=versions.own()
         )
+        if cancellation is not None:
+            cancellation.on(call.cancel)
         try:
             for reply in self._checked(call):
                 yield decode(reply)

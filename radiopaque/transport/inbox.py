@@ -11,8 +11,13 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final
 
+from radiopaque.transport.link import PAYLOAD_BYTES
+
 AHEAD: Final = 16
-"""Messages that may wait for the party: what a fast or hostile peer can make it hold."""
+"""Messages that may wait for the party, one MESSAGE_BYTES long; a longer one takes the room of
+several. A fast or hostile peer can make a party hold this, and what the last message is longer."""
+MESSAGE_BYTES: Final = PAYLOAD_BYTES + 1024
+"""Longest frame that a peer which keeps to the protocol sends."""
 
 
 class Inbox:
@@ -33,7 +38,7 @@ class Inbox:
         """The next message, None for ever at the end; raises what fetching it raised."""
         item = self._items.get()
         if isinstance(item, bytes):
-            self._room.release()
+            self._room.release(_places(item))
             return item
         self._items.put(item)
         if item is None:
@@ -48,10 +53,21 @@ class Inbox:
     def _run(self) -> None:
         item: bytes | BaseException | None = b""
         while isinstance(item, bytes):
-            if self._bounded:
-                self._room.acquire()
+            self._take(1)
             try:
                 item = self._fetch()
             except BaseException as error:
                 item = error
+            more = _places(item) - 1 if isinstance(item, bytes) else 0
             self._items.put(item)
+            self._take(more)
+
+    def _take(self, places: int) -> None:
+        """Wait for room."""
+        for _ in range(places):
+            if self._bounded:
+                self._room.acquire()
+
+
+def _places(message: bytes) -> int:
+    return max(1, -(-len(message) // MESSAGE_BYTES))

@@ -6,6 +6,8 @@ reference into the server's log and nothing else.
 
 from __future__ import annotations
 
+import math
+import re
 import secrets
 from typing import Final
 
@@ -25,12 +27,16 @@ from radiopaque.errors import (
     ResourceError,
     SessionError,
     StoreError,
+    UnsupportedModelError,
 )
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.tls import grpc
 
 ERROR_KEY: Final = "radiopaque-error"
+RETRY_KEY: Final = "radiopaque-retry-seconds"
+"""Whole seconds before which another try is in vain, with a ResourceError that knows."""
 _MAX_DETAILS: Final = 2000
+_SECONDS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _LOCAL_ERRORS: Final = (ConfigError, EngineError, StoreError)
 
 _CLASSES: Final[dict[str, type[RadiopaqueError]]] = {
@@ -38,7 +44,7 @@ _CLASSES: Final[dict[str, type[RadiopaqueError]]] = {
     for name, value in vars(errors).items()
     if isinstance(value, type)
     and issubclass(value, RadiopaqueError)
-    and "__init__" not in vars(value)
+    and value is not UnsupportedModelError
 }
 _BY_STATUS: Final[dict[grpc.StatusCode, type[RadiopaqueError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InputError,
@@ -79,7 +85,10 @@ def public_error(error: Exception, method: str) -> RadiopaqueError:
 
 def abort(context: grpc.ServicerContext, error: RadiopaqueError) -> None:
     """End a call on the server; never returns, gRPC unwinds the handler with an exception."""
-    context.set_trailing_metadata(((ERROR_KEY, type(error).__name__),))
+    metadata = [(ERROR_KEY, type(error).__name__)]
+    if isinstance(error, ResourceError) and error.retry_seconds is not None:
+        metadata.append((RETRY_KEY, str(math.ceil(error.retry_seconds))))
+    context.set_trailing_metadata(tuple(metadata))
     context.abort(grpc.StatusCode[error.status], str(error)[:_MAX_DETAILS])
 
 
@@ -87,9 +96,14 @@ def from_rpc_error(error: grpc.RpcError, peer: str, address: str) -> RadiopaqueE
     """The client's view of a failed call to ``peer`` (its role) at ``address``."""
     code = error.code()
     details = _printable(error.details() or "")
-    stated = dict(error.trailing_metadata() or ()).get(ERROR_KEY)
+    metadata = dict(error.trailing_metadata() or ())
+    stated = metadata.get(ERROR_KEY)
     if isinstance(stated, str) and stated in _CLASSES:
-        return _CLASSES[stated](details)
+        typed = _CLASSES[stated](details)
+        seconds = metadata.get(RETRY_KEY)
+        if isinstance(typed, ResourceError) and isinstance(seconds, str):
+            typed.retry_seconds = float(seconds) if _SECONDS.fullmatch(seconds) else None
+        return typed
     lowered = details.lower().replace(address.lower(), "")
     unconnected = _CONNECT_SIGN in lowered
     refused = unconnected and any(sign in lowered for sign in _CLOSED_SIGNS)

@@ -70,6 +70,7 @@ class Inside:
             hosts.material_bytes,
             hosts.session_days * 86_400.0,
             hosts.window_bytes,
+            hosts.sessions,
         )
         self._peer = Peer(
             Role.CRYPTO_PROVIDER, self.provider.address, self.identity(Role.MODEL_OWNER)

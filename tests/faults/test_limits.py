@@ -25,7 +25,7 @@ LIMITS = {
         "models = 1\nreserved_sessions = 3\nreserved_per_clinic = 2\nreservation_seconds = 1.0"
     ),
     "owner": (
-        "sessions_per_clinic = 2\nconcurrent_inferences = 1\nmaterial_bytes = 250_000\n"
+        "sessions_per_clinic = 2\nconcurrent_inferences = 1\nmaterial_bytes = 300_000\n"
         "window_bytes = 1\n"
         "concurrent_calls = 4\ncalls_per_peer = 3\nlongest_call_seconds = 60.0"
     ),

@@ -255,7 +255,7 @@ def test_sessions_that_nobody_can_use_are_deleted_when_a_vendor_starts(
         assert len(inside.material()) == 2
         owner = inside.owner.store
     hosted = [] if reason == "not hosted any more" else [(tmp_path / "it", None, None)]
-    limits = Limits(50, 4, 1 << 30, 0.0 if reason == "too old" else 1e6, 1 << 30)
+    limits = Limits(50, 4, 1 << 30, 0.0 if reason == "too old" else 1e6, 1 << 30, 50)
     identity = inside.identity(Role.MODEL_OWNER)
     with Peer(Role.CRYPTO_PROVIDER, inside.provider.address, identity) as peer:
         ModelOwner(owner, Hosted.load(hosted), Dealer(peer), limits).close()
