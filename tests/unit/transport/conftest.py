@@ -17,7 +17,7 @@ from radiopaque.certificates import (
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.grpc_server import Handler, Server
 
-METHODS = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer")
+METHODS = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer", "Audit")
 
 
 def load(files: CertificateFiles, role: Role) -> Identity:

@@ -79,7 +79,7 @@ def test_abandoned_and_failed_calls_give_their_share_back(make_host: Callable[..
 def test_a_server_checks_itself_where_it_listens(
     identities: dict[Role, Identity], listen: str
 ) -> None:
-    names = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer")
+    names = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer", "Audit")
     handlers = {name: Handler(lambda *_: None, frozenset()) for name in names}
     server = Server(identities[Role.MODEL_OWNER], handlers)
     assert server.start(listen) > 0

@@ -443,7 +443,7 @@ def test_unknown_host_is_unavailable(identities: dict[Role, Identity]) -> None:
 
 def test_port_in_use(host: Any, identities: dict[Role, Identity]) -> None:
     roles = frozenset({Role.DATA_OWNER})
-    names = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer")
+    names = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer", "Audit")
     table = {name: Handler(no_models, roles) for name in names}
     with pytest.raises(ConfigError, match=host.address):
         Server(identities[Role.MODEL_OWNER], table).start(host.address)

@@ -117,7 +117,7 @@ from radiopaque.certificates import Role, load_identity
 from radiopaque.errors import ConfigError
 from radiopaque.transport.grpc_server import Handler, Server
 files = [Path(one) for one in {[str(files.certificate), str(files.key), str(files.ca)]}]
-names = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer")
+names = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer", "Audit")
 table = {{name: Handler(print, frozenset()) for name in names}}
 try:
     Server(load_identity(*files, Role.MODEL_OWNER), table).start("127.0.0.1:0")

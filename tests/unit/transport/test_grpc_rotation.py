@@ -330,7 +330,7 @@ def test_nobody_is_served_without_tls_on_any_address(
     files = parties(authority)
     table = {
         name: Handler(no_models, frozenset({Role.DATA_OWNER}))
-        for name in ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer")
+        for name in ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer", "Audit")
     }
     server = Server(load(files[Role.MODEL_OWNER], Role.MODEL_OWNER), table)
     port = server.start("0.0.0.0:0")
