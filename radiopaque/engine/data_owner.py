@@ -163,11 +163,13 @@ class DataOwnerRun:
             raise SessionStateError("this session was already run; prepare another session")
         self._spent = True
         device = self._device
-        context = Answering(Link(channel, self._session), device.upload(encoded), device)
+        link = Link(channel, self._session)
+        context = Answering(link, device.upload(encoded), device)
         with self._window:
             for event in self._events:
                 site = event.site
                 state = self._window.take(site.number)
+                link.more = event.more
                 with recorder.span("answer", site.number):
                     halves(site.step.gate).answer(context, site, state, event.band, event.stage)
                 # before the next one is waited for

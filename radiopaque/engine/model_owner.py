@@ -106,6 +106,7 @@ class ModelOwnerRun:
         values = Values(model.wiring, context, window.take, window.free)
         with window:
             for event in self._events:
+                link.more = event.more
                 _turn(context, values, window, event)
                 if event.last_opening:
                     values.read(event.site)
@@ -114,7 +115,7 @@ class ModelOwnerRun:
 
 
 def _turn(context: Evaluating, values: Values, window: Window, event: Event) -> None:
-    site, band, stage = event
+    site, band, stage, _ = event
     half = halves(site.step.gate)
     if stage == 0:
         # first, so that states of gates before this one are freed before this one's is waited for

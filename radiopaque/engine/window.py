@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from radiopaque.errors import SessionStateError
 
-WINDOW_BYTES: Final = 1 << 30
+WINDOW_BYTES: Final = 2 << 30
 """Default size: a ResNet-50 at 224 by 224 pixels fits as a whole."""
 
 

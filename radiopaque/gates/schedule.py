@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -31,6 +31,8 @@ class Event(NamedTuple):
     site: Site
     band: Band
     stage: int
+    more: bool = False
+    """Does a message come after the one that is received here, whatever this party sends then?"""
 
     @property
     def last_opening(self) -> bool:
@@ -78,13 +80,17 @@ def _schedule(plan: Plan, block_bytes: int) -> Schedule:
     ready: list[tuple[int, int]] = []
     asked: deque[Event] = deque(Event(every[0], band, 1) for band in every[0].bands)
     answers = [Event(every[0], band, 0) for band in every[0].bands]
-    events = []
+    answered_before: list[int] = []
+    events: list[Event] = []
+    taken = 0
     while ready or asked:
         if ready:
             gate, band = heapq.heappop(ready)
             event = Event(every[gate], every[gate].bands[band], 0)
         else:
             event = asked.popleft()
+            event = event._replace(more=bool(asked))
+            taken += 1
         events.append(event)
         if event.stage < replies(event.site):
             asked.append(event._replace(stage=event.stage + 1))
@@ -92,8 +98,23 @@ def _schedule(plan: Plan, block_bytes: int) -> Schedule:
             for found in progress.advance(event.site.number, event.band.end):
                 heapq.heappush(ready, found)
         if event.stage < max(1, replies(event.site)):
+            # as soon as so many replies have been taken, the model owner sends what is answered here
+            answered_before.append(taken)
             answers.append(event)
-    return Schedule(tuple(events), tuple(answers))
+    return Schedule(tuple(events), tuple(_followed(answers, len(every[0].bands), answered_before)))
+
+
+def _followed(answers: list[Event], first: int, taken: list[int]) -> Iterator[Event]:
+    """The data owner's events; ``taken`` has the replies that each one's question waits for.
+
+    ``first`` bands of the image go out before the first question.
+    """
+    yield from answers[:first]
+    replied = first
+    for number, event in enumerate(answers[first:]):
+        following = taken[number + 1] if number + 1 < len(taken) else None
+        yield event._replace(more=following is not None and following <= replied)
+        replied += bool(replies(event.site))
 
 
 class _Progress:

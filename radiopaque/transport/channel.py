@@ -82,8 +82,10 @@ class Channel(Protocol):
         """
         ...
 
-    def receive(self) -> Frame:
+    def receive(self, more: bool = False) -> Frame:
         """The next frame, waiting for it up to the channel's deadline.
+
+        With ``more``, another one comes after it whatever this side does: it may be fetched ahead.
 
         Raises DeadlineError, ConnectionLostError (the peer ended the stream or the connection
         broke), MessageSizeError and MessageValueError (not a frame), or the error that the serving

@@ -336,7 +336,7 @@ class GrpcChannel:
         self.counters.count_sent(len(data))
         self._outbox.put(data)
 
-    def receive(self) -> Frame:
+    def receive(self, more: bool = False) -> Frame:
         if self._ended is not None:
             raise self._ended
         try:
@@ -348,6 +348,8 @@ class GrpcChannel:
         if self._check_version is not None:
             self._check_version(self._call)
             self._check_version = None
+        if more:
+            self._inbox.look_ahead()
         frame = frames.decode(data)
         self.counters.count_received_frame(frame, len(data))
         return frame

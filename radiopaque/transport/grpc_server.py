@@ -165,12 +165,14 @@ class ServingChannel:
         self._outbox.put(data)
         self.counters.count_sent(len(data))
 
-    def receive(self) -> Frame:
+    def receive(self, more: bool = False) -> Frame:
         if self._ended is not None:
             raise self._ended
         data = self._inbox.get()
         if data is None:
             raise self._ended or ConnectionLostError("the peer has ended the stream")
+        if more:
+            self._inbox.look_ahead()
         frame = frames.decode(data)
         self.counters.count_received_frame(frame, len(data))
         return frame

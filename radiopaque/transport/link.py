@@ -26,6 +26,8 @@ class Link:
     def __init__(self, channel: Channel, session: bytes) -> None:
         self._channel = channel
         self._session = session
+        self.more = False
+        """Whether a frame that is received now is followed by another whatever is sent."""
 
     def send(
         self, gate: int, kind: Kind, block: int = 0, payload: bytes | NDArray[np.uint8] = b""
@@ -41,7 +43,7 @@ class Link:
         Raises MessageOrderError or MessageSizeError for any other frame.
         """
         with recorder.span("wait", gate, kind.name, size):
-            frame = self._channel.receive()
+            frame = self._channel.receive(self.more)
         return accept(frame, self._session, gate, kind, block, size)
 
     def receive_words(

@@ -51,7 +51,7 @@ class MemoryChannel:
         self._peer._inbox.put((frame, size))
         self.counters.count_sent(size)
 
-    def receive(self) -> Frame:
+    def receive(self, more: bool = False) -> Frame:
         if self._ended is not None:
             raise self._ended
         try:

@@ -164,7 +164,7 @@ class Tampered:
         for changed in self._change(frame):
             self._channel.send(changed)
 
-    def receive(self) -> Frame:
+    def receive(self, more: bool = False) -> Frame:
         return self._channel.receive()
 
     def close(self, error: RadiopaqueError | None = None) -> None:

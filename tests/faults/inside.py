@@ -143,7 +143,7 @@ class Rewritten:
         for changed in self._change(frame):
             self._channel.send(changed)
 
-    def receive(self) -> Frame:
+    def receive(self, more: bool = False) -> Frame:
         try:
             frame = self._channel.receive()
         except Exception as error:

@@ -46,7 +46,7 @@ class SocketChannel:
             raise ConnectionLostError("the peer is gone") from error
         self.counters.count_sent(len(data))
 
-    def receive(self) -> Frame:
+    def receive(self, more: bool = False) -> Frame:
         size = int.from_bytes(self._read(4), "big")
         if size > MAX_MESSAGE_BYTES:
             raise MessageSizeError(f"{size} bytes announced")

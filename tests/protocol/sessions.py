@@ -43,7 +43,7 @@ class Recorder:
         self.sent.append(copy)
         self._inner.send(copy)
 
-    def receive(self) -> Frame:
+    def receive(self, more: bool = False) -> Frame:
         self.received.append(self._inner.receive())
         return self.received[-1]
 
@@ -61,7 +61,7 @@ class Replay:
     def send(self, frame: Frame) -> None:
         pass
 
-    def receive(self) -> Frame:
+    def receive(self, more: bool = False) -> Frame:
         frame = next(self._frames, None)
         if frame is None:
             raise ConnectionLostError("the recording is over")

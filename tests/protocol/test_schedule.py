@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from radiopaque.engine.local import LocalDeployment
-from radiopaque.gates.schedule import Schedule, replies, schedule
+from radiopaque.gates.schedule import Event, Schedule, replies, schedule
 from radiopaque.graph import plan as p
 from radiopaque.graph.weights import Weights
 from radiopaque.ring import ring_dtype
@@ -63,12 +63,46 @@ def made(plan: p.Plan, block_bytes: int) -> Schedule:
 def test_the_order_is_that_of_the_second_implementation(number: int, block_bytes: int) -> None:
     plan = plans()[number]
     said = []
-    for site, band, stage in made(plan, block_bytes).model_owner:
+    for site, band, stage, _ in made(plan, block_bytes).model_owner:
         if stage:
             said.append(("down", site.number, band.number))
         if stage < max(1, replies(site)):
             said.append(("up", site.number, band.number))
     assert said == messages(plan_to_json(plan), plan.ring_bits // 8, block_bytes)
+
+
+def place(event: Event, ago: int = 0) -> tuple[int, int, int]:
+    return event.site.number, event.band.number, event.stage + ago
+
+
+@pytest.mark.parametrize("block_bytes", BLOCKS)
+@pytest.mark.parametrize("number", range(4))
+def test_what_is_said_to_follow_follows_whatever_is_sent(number: int, block_bytes: int) -> None:
+    """Both parties' turns acted out: messages on their way, at each one that is taken."""
+    order = made(plans()[number], block_bytes)
+    owner, clinic = list(order.model_owner), list(order.data_owner)
+    up: list[tuple[int, int, int]] = []
+    down = [place(e) for e in clinic if e.site.number == 0]
+    clinic = clinic[len(down) :]
+    waited = {True: 0, False: 0}
+    while owner or clinic:
+        # everything that the model owner can do before the data owner answers again
+        while owner and (owner[0].stage == 0 or down):
+            event = owner.pop(0)
+            if event.stage:
+                assert place(event, -1) == down.pop(0)
+                # at the latest when the data owner has answered all it was asked
+                assert event.more == bool(down or up)
+            if event.stage < max(1, replies(event.site)):
+                up.append(place(event))
+        event = clinic.pop(0)
+        assert place(event) == up.pop(0)
+        assert event.more == bool(up)
+        waited[event.more] += 1
+        if replies(event.site):
+            down.append(place(event))
+    assert waited[False]
+    assert waited[True] or block_bytes > 1000
 
 
 @pytest.mark.parametrize("block_bytes", BLOCKS)
@@ -78,13 +112,13 @@ def test_every_message_once_and_answers_in_the_order_of_questions(
 ) -> None:
     plan = plans()[number]
     order = made(plan, block_bytes)
-    turns = Counter((e.site.number, e.band.number, e.stage) for e in order.model_owner)
+    turns = Counter(place(e) for e in order.model_owner)
     assert set(turns.values()) == {1}
-    questions = [e for e in order.model_owner if e.stage < max(1, replies(e.site))]
-    first = [e for e in order.data_owner if e.site.number == 0]
-    assert list(order.data_owner) == [*first, *questions]
-    answered = [e for e in order.data_owner if replies(e.site)]
-    taken = [e._replace(stage=e.stage - 1) for e in order.model_owner if e.stage]
+    questions = [place(e) for e in order.model_owner if e.stage < max(1, replies(e.site))]
+    first = [place(e) for e in order.data_owner if e.site.number == 0]
+    assert [place(e) for e in order.data_owner] == [*first, *questions]
+    answered = [place(e) for e in order.data_owner if replies(e.site)]
+    taken = [place(e, -1) for e in order.model_owner if e.stage]
     assert answered == taken
     for party in (order.model_owner, order.data_owner):
         places = [(e.site.number, e.stage, e.band.number) for e in party]

@@ -103,7 +103,7 @@ class Replay:
             Frame(frame.session, frame.gate, frame.kind, frame.block, bytes(frame.payload))
         )
 
-    def receive(self) -> Frame:
+    def receive(self, more: bool = False) -> Frame:
         if not self.frames:
             raise ConnectionLostError("the recording has ended")
         return self.frames.pop(0)

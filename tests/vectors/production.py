@@ -46,7 +46,7 @@ class Recorder:
         self.sent.append(kept)
         self._channel.send(frame)
 
-    def receive(self) -> Frame:
+    def receive(self, more: bool = False) -> Frame:
         frame = self._channel.receive()
         self.received.append(frame)
         return frame

@@ -74,7 +74,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, change: Change | None = None) -> li
             sent.append(replace(frame, payload=bytes(frame.payload)))
             self._channel.send(change(frame) if change else frame)
 
-        def receive(self) -> Frame:
+        def receive(self, more: bool = False) -> Frame:
             return self._channel.receive()
 
         def close(self, error: RadiopaqueError | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Messages fetched ahead: their order, their bound, and how a stream ends."""
+"""Messages fetched ahead: only when asked, one at a time, and how a stream ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from radiopaque.errors import ConnectionLostError
-from radiopaque.transport.inbox import AHEAD, Inbox
+from radiopaque.transport.inbox import Inbox
 from tests.e2e.parties import until
 
 
@@ -24,14 +24,16 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 class Stream:
-    """Counts what was fetched; after ``messages`` it ends, or fails."""
+    """Counts what was fetched, and by which threads; after ``messages`` it ends, or fails."""
 
     def __init__(self, messages: int, failure: Exception | None = None) -> None:
         self.fetched = 0
+        self.threads: list[str] = []
         self._messages = messages
         self._failure = failure
 
     def fetch(self) -> bytes | None:
+        self.threads.append(threading.current_thread().name)
         if self.fetched == self._messages:
             if self._failure is not None:
                 raise self._failure
@@ -40,37 +42,50 @@ class Stream:
         return str(self.fetched).encode()
 
 
-def test_all_messages_in_order_then_the_end_for_ever() -> None:
-    inbox = Inbox(Stream(3 * AHEAD).fetch)
-    assert [inbox.get() for _ in range(3 * AHEAD)] == [
-        str(i + 1).encode() for i in range(3 * AHEAD)
-    ]
-    assert [inbox.get() for _ in range(3)] == [None] * 3
+def test_nothing_is_fetched_ahead_unasked() -> None:
+    stream = Stream(2)
+    inbox = Inbox(stream.fetch)
+    assert [inbox.get() for _ in range(4)] == [b"1", b"2", None, None]
+    assert set(stream.threads) == {threading.current_thread().name}
+    inbox.let_go()
 
 
-def test_what_fetching_raises_is_raised_after_what_came_before_and_every_time() -> None:
-    inbox = Inbox(Stream(2, ConnectionLostError("gone")).fetch)
-    assert [inbox.get(), inbox.get()] == [b"1", b"2"]
+def test_one_message_is_fetched_ahead_by_a_thread() -> None:
+    stream = Stream(6)
+    inbox = Inbox(stream.fetch)
+    for number in range(1, 6):
+        assert inbox.get() == str(number).encode()
+        inbox.look_ahead()
+        inbox.look_ahead()
+        until(lambda number=number: stream.fetched == number + 1)  # type: ignore[misc]
+    assert stream.threads == [threading.current_thread().name] + 5 * ["radiopaque-receive"]
+    assert inbox.get() == b"6"
+    inbox.look_ahead()
+    assert inbox.get() is None
+    inbox.let_go()
+
+
+def test_what_fetching_raises_is_raised_where_the_message_would_have_been() -> None:
+    inbox = Inbox(Stream(1, ConnectionLostError("gone")).fetch)
+    assert inbox.get() == b"1"
     for _ in range(3):
+        inbox.look_ahead()
         with pytest.raises(ConnectionLostError, match="gone"):
             inbox.get()
-
-
-def test_no_more_is_fetched_ahead_than_there_is_room() -> None:
-    stream = Stream(10 * AHEAD)
-    inbox = Inbox(stream.fetch)
-    until(lambda: stream.fetched == AHEAD)
-    inbox.get()
-    until(lambda: stream.fetched == AHEAD + 1)
-    assert stream.fetched == AHEAD + 1
     inbox.let_go()
 
 
-def test_a_stream_that_has_ended_lets_its_thread_go_and_loses_nothing() -> None:
-    stream = Stream(2 * AHEAD)
+def test_after_the_end_nobody_waits_for_the_thread() -> None:
+    """What was fetched before stays; what was not is asked for by the party itself."""
+    stream = Stream(2)
     inbox = Inbox(stream.fetch)
-    until(lambda: stream.fetched == AHEAD)
+    inbox.look_ahead()
+    until(lambda: stream.fetched == 1)
     inbox.let_go()
-    until(lambda: stream.fetched == 2 * AHEAD)
-    assert sum(inbox.get() is not None for _ in range(2 * AHEAD)) == 2 * AHEAD
+    until(lambda: receiving() == 0)
+    inbox.look_ahead()
+    assert inbox.get() == b"1"
+    inbox.look_ahead()
+    assert inbox.get() == b"2"
     assert inbox.get() is None
+    assert receiving() == 0
