@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from radiopaque.errors import SessionStateError
 
 WINDOW_BYTES: Final = 2 << 30
-"""Default size: a ResNet-50 at 224 by 224 pixels fits as a whole."""
+"""Default size: a VGG-16 at 224 by 224 pixels fits, or eight images of a ResNet-18 at once."""
 
 
 class Pending(NamedTuple):

@@ -98,7 +98,7 @@ def _schedule(plan: Plan, block_bytes: int) -> Schedule:
             for found in progress.advance(event.site.number, event.band.end):
                 heapq.heappush(ready, found)
         if event.stage < max(1, replies(event.site)):
-            # as soon as so many replies have been taken, the model owner sends what is answered here
+            # the question is sent as soon as so many replies have been taken
             answered_before.append(taken)
             answers.append(event)
     return Schedule(tuple(events), tuple(_followed(answers, len(every[0].bands), answered_before)))
