@@ -23,9 +23,6 @@ _RSA_ONLY_SUITES: Final = "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-RSA-CHACHA20-POLY13
 os.environ["GRPC_SSL_CIPHER_SUITES"] = _RSA_ONLY_SUITES
 # Refused handshakes and the like would clutter the operator's terminal; errors are raised anyway.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-# gRPC's older way to wait for sockets: 1.6 times the rate for two thirds of the processor time
-# (docs/performance.md). Versions that do not know these names ignore them.
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
 
 import grpc  # noqa: E402 - the environment must be set first
 
