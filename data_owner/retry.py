@@ -50,9 +50,9 @@ class Backoff:
 
     def waits(self) -> Iterator[float]:
         """Seconds to wait before each further attempt, ``attempts - 1`` of them."""
-        random = secrets.SystemRandom()
+        system = secrets.SystemRandom()
         most = self.first_seconds
         for _ in range(self.attempts - 1):
             most = min(most, self.longest_seconds)
-            yield random.uniform(most / 2, most)
+            yield system.uniform(most / 2, most)
             most *= 2

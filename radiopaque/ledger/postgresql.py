@@ -28,6 +28,8 @@ except ImportError:
 
 _LOCKS: Final = 0x52504C47
 """Of the locks that hold the names of replicas."""
+_NAME_MILLISECONDS: Final = 2000
+"""How long to wait for a name that another process holds."""
 _SETTINGS: Final = "-c synchronous_commit=on -c default_transaction_isolation=read\\ committed"
 
 
@@ -96,12 +98,16 @@ class PostgresqlDatabase:
                 "the PostgreSQL server does not wait for its disk (fsync is off): after a loss of "
                 "power sessions would serve twice; set fsync = on"
             )
-        statement = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
-        if not _value(connection, statement, (_LOCKS, self.holder)):
+        # the server may take a moment to notice that the process before this one is gone
+        connection.execute(f"SET lock_timeout = {_NAME_MILLISECONDS}")
+        try:
+            _value(connection, "SELECT pg_advisory_lock(%s, hashtext(%s))", (_LOCKS, self.holder))
+        except psycopg.errors.LockNotAvailable:
             raise StoreError(
                 f"another process serves as the replica {self.holder!r} of this ledger; "
                 "stop it, or give each replica a name of its own"
-            )
+            ) from None
+        connection.execute("RESET lock_timeout")
 
     @contextmanager
     def _reported(self) -> Iterator[None]:

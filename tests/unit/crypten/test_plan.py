@@ -58,7 +58,7 @@ def test_the_two_kinds_of_plans_are_told_apart() -> None:
     own = encode_plan(PLAN)
     assert (is_crypten(own), is_crypten(gates)) == (True, False)
     assert decode_any(gates) == miniature(32, 18)
-    with pytest.raises(PlanError, match="format 4 is not 3"):
+    with pytest.raises(PlanError, match="format 6 is not 5"):
         gate_plans.decode_plan(own)
     with pytest.raises(PlanError):
         decode_plan(gates)
