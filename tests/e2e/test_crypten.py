@@ -153,8 +153,8 @@ def test_the_result_the_costs_and_what_remains(hosted: Hosted) -> None:
         (prepared.bytes["crypto_provider_to_model_owner"], cost.correction_bytes),
     ):
         assert payload < found < payload * 1.05
-    # the crypto provider deals before the image exists and sends the clinic its ledger's mark alone;
-    # the clinic sends nothing offline
+    # the crypto provider deals before the image exists, and tells the clinic its ledger's mark
+    # alone; the clinic sends nothing offline
     assert prepared.bytes["crypto_provider_to_data_owner"] == 50
     assert prepared.bytes["data_owner_to_model_owner"] < 200
     deployment.assert_used_up(answer.session)
