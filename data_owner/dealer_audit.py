@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from data_owner.starting import RefusedError, begin
-from radiopaque.errors import ConfigError, DealerError, SessionStateError
+from radiopaque.errors import ConfigError, DealerError, RadiopaqueError, SessionStateError
 from radiopaque.ledger import Ledger, State
 from radiopaque.prg import KEY_BYTES
 from radiopaque.transport.channel import Channel
@@ -28,8 +28,8 @@ from radiopaque.wire.frames import Kind
 class Audited:
     """What an audit that found nothing wrong looked at.
 
-    Of ``stock`` sessions, ``opened`` were dealt right; ``refused`` ones the vendor had lost. All of
-    these are gone.
+    Of ``stock`` sessions, ``opened`` were dealt right, and ``refused`` the vendor had lost; both
+    kinds are gone.
     """
 
     stock: int
@@ -69,16 +69,17 @@ def audit(
     open_one: Callable[[bytes], None],
     burn: Callable[[bytes], None],
 ) -> Audited:
-    """Open the ``picked`` of the ``stock``, all of them whatever is found.
+    """Open the ``picked`` of the ``stock``, all of them, also where one is wrong.
 
     Raises DealerError where some are wrong, when the rest of the stock is burnt, too;
-    SessionStateError where there is no stock; and what ``open_one`` raises.
+    SessionStateError where there is no stock; and what else ends the audit.
     """
     if not stock:
         raise SessionStateError(
             "there is no prepared session of this model to audit; prepare some first "
             "(radiopaque data-owner prepare)"
         )
+    left = set(stock)
     opened = refused = 0
     wrong: list[DealerError] = []
     for session in picked:
@@ -91,12 +92,16 @@ def audit(
             refused += 1
         except DealerError as error:
             wrong.append(error)
+        except RadiopaqueError:
+            if not wrong:
+                raise
+            break
+        left.remove(session)
     if wrong:
-        rest = set(stock) - set(picked)
-        for session in rest:
+        for session in left:
             burn(session)
         raise DealerError(
-            f"{len(wrong)} of {opened + len(wrong)} opened sessions are wrong, and the {len(rest)} "
+            f"{len(wrong)} of {opened + len(wrong)} opened sessions are wrong, and the {len(left)} "
             f"left in stock were burnt: {wrong[0]}"
         )
     return Audited(len(stock), opened, refused)
