@@ -47,18 +47,21 @@ def explain(session: Session, image: RingArray) -> Pads:
         gate, g, size = site.step.gate, site.number, site.step.size
         inputs = [masks[i] for i in site.step.inputs]
         if isinstance(gate, p.Input):
-            mask = mod(image, k) - numbers(seen[g, Kind.IMAGE], size, k)
+            mask = mod(site.in_bands(CPU, image), k) - numbers(seen[g, Kind.IMAGE], size, k)
             pads[g, "mask"] = mask
         elif isinstance(gate, p.LINEAR_GATES):
             share = mod(b_maps[g](inputs[0]), k) - numbers(seen[g, Kind.CORRECTION], size, k)
             pads[g, "product"] = share
-            mask = mod(f_maps[g](inputs[0]), k) + share
+            masks[g] = _words(site, mod(f_maps[g](inputs[0]), k) + share).reshape(site.step.shape)
+            continue
         elif isinstance(gate, p.Remask):
-            mask = mod(inputs[0], k) - numbers(seen[g, Kind.OFFLINE], size, k)
+            fresh = mod(inputs[0], k) - numbers(seen[g, Kind.OFFLINE], size, k)
+            mask = site.in_bands(CPU, fresh.reshape(site.step.shape))
             pads[g, "mask"] = mask
         elif isinstance(gate, p.Truncate | p.Relu):
             kin = gate.opened_bits
-            r_d = mod(numbers(seen[g, Kind.OFFLINE], size, kin) - mod(inputs[0], k), kin)
+            opened = mod(site.in_bands(CPU, inputs[0]), k)
+            r_d = mod(numbers(seen[g, Kind.OFFLINE], size, kin) - opened, kin)
             pads[g, "opening"] = r_d
             r = mod(r_d + mod(own.words(g, "opening", (size,), site.dtype), k), kin)
             r >>= np.uint64(gate.shift)
@@ -70,13 +73,16 @@ def explain(session: Session, image: RingArray) -> Pads:
                 share = _comparison(site, seen, said, r, mu_o, rho_o, pads)
             mask = share - numbers(seen[g, Kind.RERANDOMISED], size, k)
             pads[g, "mask"] = mask
-        elif isinstance(gate, p.Output):
-            mask = inputs[0]
         else:
-            masks[g] = apply_local(CPU, site, inputs)
+            if not isinstance(gate, p.Output):
+                masks[g] = apply_local(CPU, site, inputs)
             continue
-        masks[g] = mod(mask, k).astype(site.dtype).reshape(site.step.shape)
+        masks[g] = site.arranged(CPU, _words(site, mask))
     return {name: mod(values, 64) for name, values in pads.items()}
+
+
+def _words(site: Site, values: Words) -> RingArray:
+    return mod(values, site.ring_bits).astype(site.dtype)
 
 
 def _truncation(site: Site, seen: Payloads, said: Payloads, r: Words, pads: Pads) -> Words:

@@ -19,6 +19,7 @@ from radiopaque.engine import artefact as artefacts
 from radiopaque.gates import Site, halves, sites
 from radiopaque.gates.base import Evaluating
 from radiopaque.graph import plan as p
+from radiopaque.kernels.cpu import CPU
 from radiopaque.wire.frames import Frame, Kind
 from tests.protocol.sessions import Session, schedule
 
@@ -132,6 +133,7 @@ def model_owner_fields(session: Session) -> Iterator[Field]:
         if isinstance(gate, p.Input):
             out = numbers(received[g, Kind.IMAGE], size, k)
             yield Field("image less mask", g, k, out)
+            out = _arranged(site, out)
         elif isinstance(gate, p.LINEAR_GATES):
             correction = numbers(received[g, Kind.CORRECTION], size, k)
             yield Field("product", g, k, correction)
@@ -145,7 +147,7 @@ def model_owner_fields(session: Session) -> Iterator[Field]:
         elif isinstance(gate, p.Truncate | p.Relu):
             delta = numbers(received[g, Kind.OFFLINE], size, gate.opened_bits)
             yield Field("delta", g, gate.opened_bits, delta)
-            masked = mod(inputs[0], k) + delta
+            masked = mod(site.in_bands(CPU, inputs[0]), k) + delta
             yield Field("h plus delta", g, gate.opened_bits, mod(masked, gate.opened_bits))
             opened = masked + mod(streams.words(g, "opening", (size,), site.dtype), k)
             message = numbers(received[g, Kind.RERANDOMISED], size, k)
@@ -158,12 +160,17 @@ def model_owner_fields(session: Session) -> Iterator[Field]:
                 own = yield from _comparison(site, received, sent, mod(mu, 9), mod(decision, 1))
             out = own + message
             yield Field("share after re-randomising", g, k, mod(out, k))
+            out = _arranged(site, out)
         elif isinstance(gate, p.Output):
             continue
         else:
             shares[g] = halves(gate).evaluate(context, site, None, inputs)
             continue
         shares[g] = mod(out, k).astype(site.dtype).reshape(site.step.shape)
+
+
+def _arranged(site: Site, words: Words) -> NDArray[np.unsignedinteger]:
+    return site.arranged(CPU, mod(words, site.ring_bits).astype(site.dtype))
 
 
 def _truncation(site: Site, received: Payloads, sent: Payloads, opened: Words) -> Iterator[Field]:
@@ -262,3 +269,16 @@ def byte_fields(plan: p.Plan, frames: Iterable[Frame]) -> Iterator[Field]:
     for (gate, kind), raw in payloads(frames).items():
         whole = raw[: widths[gate, kind] // 8].astype(np.uint64)
         yield Field(f"bytes of {kind.name}", gate, 8, whole, xor=True)
+
+
+def model_owner_view(session: Session) -> Iterator[Field]:
+    """All that the model owner hears, as it is and with what it can add to it."""
+    yield from model_owner_fields(session)
+    for frames in (session.corrections, session.offline, session.to_model_owner):
+        yield from byte_fields(session.plan, frames)
+
+
+def data_owner_view(session: Session) -> Iterator[Field]:
+    """All that the data owner hears, as it is and with what it can add to it."""
+    yield from data_owner_fields(session)
+    yield from byte_fields(session.plan, session.to_data_owner)

@@ -1,4 +1,4 @@
-"""Every party's transcript looks the same whatever the image, and is what a simulator makes.
+"""Every party's transcript looks the same whatever the image.
 
 Views are compared for a black image, a real X-ray and noise, with fresh keys and a fresh artefact
 in every session: chi-square tests of every message (as bytes and as numbers of their own width) and
@@ -7,7 +7,7 @@ two gates, and between images.
 
 False alarms: at most ``chisquare.MOST_TESTS`` tests, each with threshold 1e-7 / MOST_TESTS; with a
 margin of ten for the chi-square approximation the rate for all of them together is at most 1e-6
-(:mod:`tests.protocol.chisquare` has the computation, :func:`alarms` counts).
+(:mod:`tests.protocol.chisquare` has the computation, and counts).
 
 For the model owner, whose view decides about the image, privacy is also shown without statistics:
 every view, also that of one who deviates, is explained by every image.
@@ -15,7 +15,6 @@ every view, also that of one who deviates, is explained by every image.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -24,15 +23,14 @@ import numpy as np
 import pytest
 
 from radiopaque.engine import artefact as artefacts
-from radiopaque.engine import data_owner, model_owner
+from radiopaque.engine import data_owner
 from radiopaque.gates import plan_cost
 from radiopaque.gates.base import Site
-from radiopaque.kernels.bits import pack, packed_size
-from radiopaque.prg import SecretKey, Streams, new_id
+from radiopaque.kernels.bits import packed_size
+from radiopaque.prg import SecretKey, Streams
 from radiopaque.ring import RingArray, decode, signed
 from radiopaque.wire.frames import Frame, Kind
 from tests.protocol import chisquare, fields, sessions
-from tests.protocol.chisquare import Finding
 from tests.protocol.explain import explain
 from tests.protocol.fields import Field
 from tests.protocol.network import ideal_functionality, images, small_plan, small_weights
@@ -40,23 +38,11 @@ from tests.protocol.sessions import Due, Replay, Session, run_session, schedule
 
 RUNS = {32: 20, 64: 6}
 View = Callable[[Session], Iterator[Field]]
-SEND_TO_MODEL_OWNER = (Kind.IMAGE, Kind.SELECTION, Kind.RERANDOMISED)
-
-
-def model_owner_view(session: Session) -> Iterator[Field]:
-    yield from fields.model_owner_fields(session)
-    for frames in (session.corrections, session.offline, session.to_model_owner):
-        yield from fields.byte_fields(session.plan, frames)
-
-
-def data_owner_view(session: Session) -> Iterator[Field]:
-    yield from fields.data_owner_fields(session)
-    yield from fields.byte_fields(session.plan, session.to_data_owner)
 
 
 VIEWS: dict[str, View] = {
-    "model-owner": model_owner_view,
-    "data-owner": data_owner_view,
+    "model-owner": fields.model_owner_view,
+    "data-owner": fields.data_owner_view,
     "crypto-provider": fields.crypto_provider_fields,
 }
 
@@ -80,17 +66,6 @@ def read(view: View, runs: dict[str, list[Session]]) -> dict[str, list[list[Fiel
     return {image: [list(view(session)) for session in found] for image, found in runs.items()}
 
 
-_made = 0
-
-
-def alarms(found: Sequence[Finding]) -> list[Finding]:
-    """The findings that raise an alarm; keeps the number of tests within what was promised."""
-    global _made
-    _made += len(found)
-    assert _made <= chisquare.MOST_TESTS
-    return [finding for finding in found if finding.alarm]
-
-
 # --- the same for every image -----------------------------------------------------------
 
 
@@ -100,7 +75,7 @@ def alarms(found: Sequence[Finding]) -> list[Finding]:
 )
 def test_transcripts_are_uniform_and_the_same_for_every_image(party: str, ring_bits: int) -> None:
     found = chisquare.examine(read(VIEWS[party], honest_runs(ring_bits)))
-    assert alarms(found) == []
+    assert chisquare.alarms(found) == []
 
 
 @pytest.mark.parametrize("ring_bits", [32, 64])
@@ -207,109 +182,6 @@ def test_every_stream_is_among_the_masks() -> None:
     assert used == {(role, quantity) for _, role, quantity in MASKS}
 
 
-# --- simulators -------------------------------------------------------------------------
-
-
-def simulated_model_owner_view() -> Session:
-    """The model owner's view, made from the plan and its own input alone: all messages uniform."""
-    plan = small_plan()
-    key = artefacts.ArtefactKey.generate(bytes(32))
-    key_o, session = SecretKey.generate(), new_id()
-    frames = [d.random_frame(session) for d in schedule(plan) if d.receiver == "model-owner"]
-    by_kind = {
-        kind: [frame for frame in frames if frame.kind is kind]
-        for kind in (Kind.CORRECTION, Kind.OFFLINE)
-    }
-    view = Session(
-        plan=plan,
-        model=model_owner.Model(plan, small_weights()),
-        artefact=key,
-        key_d=b"",
-        key_o=key_o.reveal(),
-        session=session,
-        masked_weights=b"",
-        corrections=by_kind[Kind.CORRECTION],
-        offline=by_kind[Kind.OFFLINE],
-        to_model_owner=[frame for frame in frames if frame.kind in SEND_TO_MODEL_OWNER],
-        to_data_owner=[],
-        output_mask=np.empty(0, np.uint32),
-        outputs=np.empty(0),
-    )
-    channel = sessions.Recorder(Replay(view.to_model_owner))
-    sessions.honest(view)(channel)
-    view.to_data_owner = channel.sent
-    return view
-
-
-def simulated_data_owner_view(image: str) -> tuple[Session, RingArray]:
-    """The data owner's view, made from its image, its key and what the functionality tells it.
-
-    And the functionality's result, to compare.
-    """
-    plan = small_plan()
-    key = artefacts.ArtefactKey.generate(bytes(32))
-    key_d, session = SecretKey.generate(), new_id()
-    encoded = data_owner.encode_images(plan, images()[image])
-    model = model_owner.Model(plan, small_weights())
-    masked = secrets.token_bytes(artefacts.masked_weights_size(plan))
-    own = data_owner.SessionKey(key.id, session, key_d)
-    revealed = key_d.reveal()
-    message = data_owner.prepare(plan, own, artefacts.MaskedWeights.parse(plan, masked))
-    offline = list(message.frames())
-    frames = [d.random_frame(session) for d in schedule(plan) if d.receiver == "data-owner"]
-    gate = plan.output_step.gate
-    ideal = ideal_functionality(model, encoded)
-    told = (ideal - message.output_mask) >> np.uint32(gate.position)
-    frames[-1] = Frame(session, frames[-1].gate, Kind.RESULT, 0, bytes(pack(told, gate.bits)))
-    channel = sessions.Recorder(Replay(frames))
-    outputs = data_owner.DataOwnerRun(plan, own, message.output_mask).infer(
-        images()[image], channel
-    )
-    view = Session(
-        plan=plan,
-        model=model,
-        artefact=key,
-        key_d=revealed,
-        key_o=b"",
-        session=session,
-        masked_weights=masked,
-        corrections=[],
-        offline=offline,
-        to_model_owner=channel.sent,
-        to_data_owner=channel.received,
-        output_mask=message.output_mask,
-        outputs=outputs,
-    )
-    return view, ideal
-
-
-def lengths(frames: Sequence[Frame]) -> list[tuple[int, Kind, int, int]]:
-    return [(f.gate, f.kind, f.block, len(f.payload)) for f in frames]
-
-
-def test_the_model_owner_view_is_simulated_from_the_plan() -> None:
-    simulated = [simulated_model_owner_view() for _ in range(RUNS[32])]
-    real = honest_runs()["x-ray"]
-    for part in ("corrections", "offline", "to_model_owner", "to_data_owner"):
-        assert lengths(getattr(simulated[0], part)) == lengths(getattr(real[0], part))
-    views = read(model_owner_view, {"real": real, "simulated": simulated})
-    assert alarms(chisquare.examine(views)) == []
-
-
-def test_the_data_owner_view_is_simulated_from_the_result() -> None:
-    simulated = [simulated_data_owner_view("x-ray") for _ in range(RUNS[32])]
-    real = honest_runs()["x-ray"]
-    views = [view for view, _ in simulated]
-    assert lengths(views[0].to_data_owner) == lengths(real[0].to_data_owner)
-    assert len(views[0].masked_weights) == len(real[0].masked_weights)
-    views = read(data_owner_view, {"real": real, "simulated": views})
-    assert alarms(chisquare.examine(views)) == []
-    unit = 1 / float(small_plan().output_step.scale)
-    half = 2 ** (small_plan().output_step.gate.position - 1) * unit
-    for session, ideal in simulated:
-        np.testing.assert_allclose(session.outputs, signed(ideal, 32) * unit, rtol=0, atol=half)
-
-
 # --- a model owner that deviates --------------------------------------------------------
 
 
@@ -332,7 +204,7 @@ DEVIATIONS: dict[str, Callable[[], Callable[[Due, bytes], bytes]]] = {
 def test_a_deviating_model_owner_sees_uniform_messages(name: str) -> None:
     deviation = sessions.deviating(DEVIATIONS[name]())
     runs = {image: [run(image, deviation) for _ in range(4)] for image in images()}
-    assert alarms(chisquare.examine(read(model_owner_view, runs))) == []
+    assert chisquare.alarms(chisquare.examine(read(fields.model_owner_view, runs))) == []
 
 
 @pytest.mark.parametrize(
