@@ -12,9 +12,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from crypto_provider.artefacts import Artefacts
+from crypto_provider.artefacts import Artefacts, Registered
 from radiopaque.certificates import Role
 from radiopaque.engine.artefact import ArtefactId, ArtefactKey
 from radiopaque.engine.crypten.dealing import deal as deal_crypten
@@ -35,6 +36,7 @@ from radiopaque.wire.v1 import services_pb2 as pb
 
 _LOOK_SECONDS = 0.1
 """How soon a call that waits for its turn finds out that its caller went away."""
+_RETRY_SECONDS = 1.0
 _log = get_logger(__name__)
 
 
@@ -120,15 +122,37 @@ class CryptoProvider:
                     f"{self._reservation_seconds:g} s, when reservations that nobody used expire"
                 )
 
-    def _wait_for_turn(self, call: Call) -> None:
-        """Take one of the turns to deal. Raises ConnectionLostError where the caller went away."""
+    def _corrections(
+        self, registered: Registered, session: bytes, key_o: SecretKey, call: Call
+    ) -> Iterator[Frame]:
+        """Those of a session that is DEALT from now on."""
+        plan, artefact = registered.plan, registered.key.id
+        maps = self._artefacts.maps(artefact.artefact)
+        key_d = SecretKey(self._ledger.advance(session, State.RESERVED, State.DEALT).secret or b"")
+        call.about["session"] = session.hex()[:8]
+        try:
+            if isinstance(plan, CryptenPlan):
+                yield from deal_crypten(plan, artefact, session, key_d, key_o)
+            else:
+                device = self._artefacts.device
+                yield from deal(DealInputs(plan, artefact, session, key_d, key_o, maps, device))
+        finally:
+            key_d.erase()
+
+    @contextmanager
+    def _turn(self, call: Call) -> Iterator[None]:
+        """One of the places for dealing. Raises ConnectionLostError where the caller goes away."""
         until = time.monotonic() + call.deadline_seconds
         while not self._dealing.acquire(timeout=_LOOK_SECONDS):
             call.cancellation.check()
             if time.monotonic() > until:
                 raise ResourceError(
-                    "this crypto provider is busy dealing; try again later", _LOOK_SECONDS
+                    "this crypto provider is busy dealing; try again in a second", _RETRY_SECONDS
                 )
+        try:
+            yield
+        finally:
+            self._dealing.release()
 
     def deal(self, request: pb.DealRequest, call: Call) -> Iterator[Frame]:
         """The corrections of a reserved session, to the model owner of its artefact, once."""
@@ -145,26 +169,12 @@ class CryptoProvider:
             )
         # Not only when the next one reserves: a copy of the ledger may have been put back.
         self._ledger.expire(State.RESERVED, self._reservation_seconds)
-        self._wait_for_turn(call)
         try:
-            maps = self._artefacts.maps(artefact.artefact)
-            call.about.update(model=registered.plan.name, version=registered.plan.version)
-            key_d = SecretKey(
-                self._ledger.advance(session, State.RESERVED, State.DEALT).secret or b""
-            )
-            call.about["session"] = session.hex()[:8]
-            try:
-                if isinstance(registered.plan, CryptenPlan):
-                    yield from deal_crypten(registered.plan, artefact, session, key_d, key_o)
-                else:
-                    plan = registered.plan
-                    device = self._artefacts.device
-                    yield from deal(DealInputs(plan, artefact, session, key_d, key_o, maps, device))
-            finally:
-                key_d.erase()
+            with self._turn(call):
+                call.about.update(model=registered.plan.name, version=registered.plan.version)
+                yield from self._corrections(registered, session, key_o, call)
         finally:
             key_o.erase()
-            self._dealing.release()
             self._ledger.burn(session)
         _log.info(
             "session dealt",

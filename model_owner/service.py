@@ -377,6 +377,8 @@ class ModelOwner:
         try:
             with self._material.writer(plan, order.session, Kind.OFFLINE, key_file) as writer:
                 for part in parts:
+                    if failures:
+                        raise failures[0]
                     if part.WhichOneof("part") != "frame":
                         raise MessageOrderError("only frames follow the header of a session")
                     writer.accept(messages.to_frame(part.frame))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +24,7 @@ from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.networks import lungs
 from tests.e2e.parties import Deployment, until
 from tests.faults.hand import SECONDS, Hand
+from tests.faults.inside import Inside
 
 LIMITS = {
     "provider": (
@@ -41,6 +47,17 @@ def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     deployment.owner.write_config(LIMITS["owner"])
     with deployment:
         yield deployment
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> Iterator[Inside]:
+    """Servers whose limits a test sets."""
+    with Inside(tmp_path, lungs()) as inside:
+        yield inside
+
+
+def limit(inside: Inside, **limits: int) -> None:
+    inside.hosting._limits = replace(inside.hosting._limits, **limits)
 
 
 def list_models(peer: Peer) -> None:
@@ -71,6 +88,47 @@ def test_prepared_sessions_of_a_clinic_and_of_all(tight: Deployment) -> None:
         use_up(hoarder)
 
 
+def test_prepared_sessions_of_all_clinics(inside: Inside) -> None:
+    limit(inside, sessions=2)
+    with Client.from_config(inside.clinic()) as client:
+        client.prepare(2)
+        with pytest.raises(ResourceError, match="2 prepared sessions wait here, the limit for all"):
+            client.prepare()
+        client.infer_tensor(lungs().images())
+        # once it is over at the model owner, too
+        until(lambda: len(inside.material()) == 2)
+        client.prepare()
+
+
+def test_sessions_that_are_on_their_way_count_as_material(inside: Inside) -> None:
+    """Their disk space is not taken yet when the next one is asked for."""
+    identity = inside.identity(Role.DATA_OWNER)
+    entered, leave = threading.Semaphore(0), threading.Event()
+
+    def deal(honest: Callable[..., Any], *arguments: Any) -> Any:
+        entered.release()
+        leave.wait(10)
+        return honest(*arguments)
+
+    inside.lies["Deal"] = deal
+    with Hand(inside, identity, "it") as one, Hand(inside, identity, "it") as two:
+        session_bytes = inside.hosting._material.needed(one.network.plan)
+        limit(inside, material_bytes=session_bytes * 2 - 1)
+        with ThreadPoolExecutor(1) as pool:
+            preparing = pool.submit(one.prepare)
+            assert entered.acquire(timeout=10)
+            two.reserve()
+            with pytest.raises(ResourceError, match="disk space for prepared sessions is used up"):
+                two.upload()
+            limit(inside, material_bytes=session_bytes * 2)
+            leave.set()
+            preparing.result(10)
+        assert inside.hosting.stock().material_bytes == session_bytes
+        two.renew()
+        two.prepare()
+        assert inside.hosting.stock().material_bytes == session_bytes * 2
+
+
 def test_memory_for_one_gate_at_a_time(tight: Deployment) -> None:
     """At both parties: the result is the same."""
     network = tight.networks["lungs-1.10"]
@@ -90,8 +148,9 @@ def test_inferences_at_once(tight: Deployment) -> None:
         first.prepare()
         second.prepare()
         channel = first.start()
-        with pytest.raises(ResourceError, match="1 inferences are under way"):
+        with pytest.raises(ResourceError, match="1 inferences are under way") as refused:
             second.start()
+        assert refused.value.retry_seconds == 1.0
         assert tight.owner.sessions()[second.session] == ("READY", True)
         first.run(channel)
         tight.assert_used_up(first.session)

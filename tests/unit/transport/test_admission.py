@@ -13,6 +13,8 @@ from radiopaque.certificates import Identity, Role
 from radiopaque.errors import ResourceError
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_server import Call, Handler, Server
+from radiopaque.transport.status import ERROR_KEY, RETRY_KEY, from_rpc_error
+from radiopaque.transport.tls import grpc
 from radiopaque.wire.v1 import services_pb2 as pb
 
 
@@ -33,8 +35,9 @@ def test_one_peer_has_its_share_of_calls(make_host: Callable[..., Any]) -> None:
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(list_models, host) for _ in range(2)]
         entered.wait(10)
-        with pytest.raises(ResourceError, match="2 calls of data-owner"):
+        with pytest.raises(ResourceError, match="2 calls of data-owner") as refused:
             list_models(host)
+        assert refused.value.retry_seconds == 1.0
         leave.set()
         for call in calls:
             call.result(10)
@@ -73,6 +76,39 @@ def test_abandoned_and_failed_calls_give_their_share_back(make_host: Callable[..
         else:
             return
     pytest.fail("the abandoned download still holds the peer's share")
+
+
+@pytest.mark.parametrize(
+    ("stated", "heard"), [(None, None), (0.2, 1.0), (2.0, 2.0), (86_399.5, 86_400.0)]
+)
+def test_when_to_try_again_crosses_in_whole_seconds(
+    make_host: Callable[..., Any], stated: float | None, heard: float | None
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ResourceError("full", retry_seconds=stated)
+
+    host = make_host()
+    host.functions["ListModels"] = fail
+    with pytest.raises(ResourceError, match=r"^full$") as refused:
+        list_models(host)
+    assert refused.value.retry_seconds == heard
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "nan", "1e9", "٣", "9999999999"])
+def test_a_strange_time_to_try_again_is_none(text: str) -> None:
+    class Strange(grpc.RpcError):  # type: ignore[misc]
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        def details(self) -> str:
+            return "full"
+
+        def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+            return ((ERROR_KEY, "ResourceError"), (RETRY_KEY, text))
+
+    error = from_rpc_error(Strange(), "model owner", "host:1")
+    assert isinstance(error, ResourceError)
+    assert error.retry_seconds is None
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.2:0", "[::1]:0", "0.0.0.0:0"])
