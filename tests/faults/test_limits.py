@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -100,17 +100,21 @@ def test_prepared_sessions_of_all_clinics(inside: Inside) -> None:
         client.prepare()
 
 
-def test_sessions_that_are_on_their_way_count_as_material(inside: Inside) -> None:
+def test_sessions_that_are_on_their_way_count_as_material(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their disk space is not taken yet when the next one is asked for."""
     identity = inside.identity(Role.DATA_OWNER)
     entered, leave = threading.Semaphore(0), threading.Event()
 
-    def deal(honest: Callable[..., Any], *arguments: Any) -> Any:
+    writer = inside.hosting._material.writer
+
+    def waiting(*arguments: Any) -> Any:
         entered.release()
         leave.wait(10)
-        return honest(*arguments)
+        return writer(*arguments)
 
-    inside.lies["Deal"] = deal
+    monkeypatch.setattr(inside.hosting._material, "writer", waiting)
     with Hand(inside, identity, "it") as one, Hand(inside, identity, "it") as two:
         session_bytes = inside.hosting._material.needed(one.network.plan)
         limit(inside, material_bytes=session_bytes * 2 - 1)
