@@ -3,8 +3,8 @@
 A message is a one-time pad only together with everything else that its receiver has. So besides
 every message as it arrives there are the quantities that the receiver can compute from several
 messages and its own streams: each is uniform because of one mask, and shows a value without it.
-Arithmetic here is numpy on 64-bit words, apart from the code under test; local gates and the linear
-maps of public or own tensors are the product's.
+Arithmetic here is numpy on 64-bit words, apart from the code under test; local gates, the linear
+maps of public or own tensors and the order of bands are the product's.
 """
 
 from __future__ import annotations
