@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format soak proto wheel sbom constraints clean
+.PHONY: demo test check format soak fuzz proto wheel sbom constraints clean
 
 demo: $(VENV)/.base
 	$(BIN)/radiopaque demo
@@ -25,6 +25,12 @@ format: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m soak
+
+# Hours. Mutations of the corpus, then coverage-guided inputs where there is a wheel of atheris.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	! $(BIN)/python -c 'import atheris' || $(BIN)/python -m tests.fuzz --engine atheris --seconds 300
 
 # The same commit gives the same bytes. Into dist/, with what it needs as a bill of materials.
 wheel: $(VENV)/.dev

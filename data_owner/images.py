@@ -9,6 +9,7 @@ model card speaks about and no others.
 
 from __future__ import annotations
 
+import os
 import stat
 import struct
 from dataclasses import dataclass, field
@@ -110,7 +111,8 @@ def _load(file: Path, max_bytes: int) -> bytes:
         if not stat.S_ISREG(file.stat().st_mode):
             raise ImageError("not a regular file; give the path of one image")
         with file.open("rb") as stream:
-            data = stream.read(max_bytes + 1)
+            # a buffer of the limit's size would be taken for every small file, too
+            data = stream.read(min(os.fstat(stream.fileno()).st_size, max_bytes) + 1)
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or 'unknown reason'}") from None
     if len(data) > max_bytes:

@@ -132,7 +132,7 @@ class Journal:
                 line = json.loads(text)
                 key = line["sha256"], Path(line["image"]).name, line["artefact"]
                 done[key] = _result(line)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise StoreError(
                     f"line {number} of the journal {self._path} is damaged; move the file away, "
                     "and all images are submitted again"

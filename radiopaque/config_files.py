@@ -53,7 +53,7 @@ def read_file(path: Path, config: type[_Config], role: Role) -> _Config:
             f"cannot read the configuration {path}: {error.strerror}; "
             f"print an example with: radiopaque config example {role}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
     try:
         return config.model_validate(document, context={"folder": path.absolute().parent})

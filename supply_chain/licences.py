@@ -20,7 +20,7 @@ from typing import Final
 from packaging.requirements import Requirement
 
 PROJECT: Final = Path("pyproject.toml")
-NOT_SHIPPED: Final = frozenset({"dev"})
+NOT_SHIPPED: Final = frozenset({"dev", "fuzz"})
 ALLOWED: Final = frozenset(
     {
         *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "ISC"),

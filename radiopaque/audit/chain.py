@@ -222,7 +222,7 @@ def _links(line: bytes) -> tuple[int | None, str | None]:
     """A line's own number and the hash that it holds; None for what is not there."""
     try:
         entry: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, None
     if not isinstance(entry, dict):
         return None, None

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from radiopaque.certificates.parsing import MALFORMED, NOT_ISSUED, pem_certificates
 from radiopaque.certificates.revocation import RevocationLists
 from radiopaque.errors import AuthenticationError, ConfigError, RoleError
 
@@ -96,18 +96,19 @@ class Identity:
 def peer_identity(certificate: x509.Certificate) -> PeerIdentity:
     """The role and name stated by a certificate that TLS has already verified.
 
-    Raises AuthenticationError unless it states exactly one known role and one name.
+    Raises AuthenticationError unless it is whole and states exactly one known role and one name.
     """
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except x509.ExtensionNotFound:
-        uris = []
+        uris = _uris(certificate)
+        common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except MALFORMED as error:
+        raise AuthenticationError(
+            f"the certificate is malformed ({type(error).__name__}); issue another"
+        ) from error
     stated = [
         uri.removeprefix(_ROLE_URI_PREFIX) for uri in uris if uri.startswith(_ROLE_URI_PREFIX)
     ]
     known = set(Role)
-    common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     if len(stated) != 1 or stated[0] not in known or len(common_names) != 1:
         raise AuthenticationError(
             f"the certificate states {len(stated)} radiopaque role(s) {stated} and "
@@ -120,6 +121,14 @@ def peer_identity(certificate: x509.Certificate) -> PeerIdentity:
             f"the common name {name!r} of the certificate holds control characters; issue another"
         )
     return PeerIdentity(Role(stated[0]), name)
+
+
+def _uris(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return names.get_values_for_type(x509.UniformResourceIdentifier)
 
 
 def check_validity(certificate: x509.Certificate, which: str) -> None:
@@ -170,17 +179,17 @@ def read_identity(files: CertificateFiles, role: Role) -> Identity:
     check_private(key)
     certificate_pem, key_pem, ca_pem = (read(path) for path in (certificate, key, ca))
     try:
-        own = x509.load_pem_x509_certificates(certificate_pem)[0]
-        authorities = x509.load_pem_x509_certificates(ca_pem)
-    except ValueError as error:
+        own = pem_certificates(certificate_pem)[0]
+        authorities = pem_certificates(ca_pem)
+        public_key = own.public_key()
+    except MALFORMED as error:
         raise ConfigError(f"{certificate} or {ca} holds no certificate in PEM form") from error
     try:
         private_key = serialization.load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError) as error:
+    except MALFORMED as error:
         raise ConfigError(
             f"{key} holds no unencrypted private key in PEM form; create the pair again"
         ) from error
-    public_key = own.public_key()
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
         public_key.curve, ec.SECP256R1
     ):
@@ -264,7 +273,7 @@ def _check_issuer(
     for authority in same_name:
         try:
             certificate.verify_directly_issued_by(authority)
-        except (InvalidSignature, ValueError, TypeError):
+        except NOT_ISSUED:
             continue
         check_validity(authority, str(ca_path))
         return

@@ -12,11 +12,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
+from radiopaque.certificates.parsing import MALFORMED, NOT_ISSUED, revocation_lists
 from radiopaque.errors import AuthenticationError, ConfigError
 
-_END: Final = b"-----END X509 CRL-----"
 _LONGEST_CHAIN: Final = 8
 
 
@@ -34,7 +33,11 @@ class RevocationLists:
         self._accept_stale = accept_stale
         self._path = path
         self._lists: dict[x509.Certificate, x509.CertificateRevocationList] = {}
-        for found in _parse(data, path):
+        try:
+            lists = revocation_lists(data)
+        except MALFORMED as error:
+            raise ConfigError(f"{path} holds no revocation list in PEM or DER form") from error
+        for found in lists:
             authority = next((a for a in authorities if _signed(found, a)), None)
             if authority is None:
                 raise ConfigError(
@@ -100,22 +103,12 @@ class RevocationLists:
             )
 
 
-def _parse(data: bytes, path: str) -> list[x509.CertificateRevocationList]:
-    try:
-        if _END not in data:
-            return [x509.load_der_x509_crl(data)]
-        parts = data.split(_END)[:-1]
-        return [x509.load_pem_x509_crl(part.lstrip() + _END + b"\n") for part in parts]
-    except ValueError as error:
-        raise ConfigError(f"{path} holds no revocation list in PEM or DER form") from error
-
-
 def _signed(found: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
     if found.issuer != authority.subject:
         return False
     try:
         return found.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
-    except (TypeError, UnsupportedAlgorithm):
+    except MALFORMED:
         return False
 
 
@@ -124,6 +117,6 @@ def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
         return False
     try:
         certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm):
+    except NOT_ISSUED:
         return False
     return True

@@ -121,7 +121,7 @@ class Manifest:
             document = _Document.model_validate(content)
         except ValidationError as error:
             raise ManifestError(f"{MANIFEST_FILE} is wrong: {_explain(error)}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{MANIFEST_FILE} is no valid JSON: {error}") from error
         _check(document)
         values = {name: getattr(document, name) for name in _Document.model_fields}

@@ -42,7 +42,7 @@ def check_model(model: onnx.ModelProto) -> None:
     opset_of(model)
     try:
         onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
+    except Exception as error:  # the checker raises other types, too, on damaged files
         raise ModelFileError(f"the ONNX file is inconsistent: {error}") from error
 
 
@@ -66,13 +66,26 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def constant_arrays(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    """The initialisers by name, in the types of the file. Raises InvalidWeightsError."""
+    """The initialisers by name, in the types of the file.
+
+    Raises ModelFileError and InvalidWeightsError.
+    """
     arrays = {}
     for tensor in model.graph.initializer:
-        array = numpy_helper.to_array(tensor)
+        array = tensor_array(tensor)
         check_finite(tensor.name, array)
         arrays[tensor.name] = array
     return arrays
+
+
+def tensor_array(tensor: onnx.TensorProto) -> NDArray[Any]:
+    """A tensor in the type of the file. Raises ModelFileError."""
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except Exception as error:  # of an unknown type, of another size than its shape says
+        raise ModelFileError(
+            f"tensor {tensor.name!r} of the ONNX file cannot be read: {error}; export it again"
+        ) from error
 
 
 def check_finite(name: str, array: NDArray[Any]) -> None:

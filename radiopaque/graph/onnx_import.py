@@ -20,13 +20,20 @@ from onnx.reference import ReferenceEvaluator
 
 from radiopaque.errors import ModelFileError
 from radiopaque.graph.ir import Attribute, Graph, Node
-from radiopaque.graph.onnx_file import check_finite, constant_arrays, opset_of
+from radiopaque.graph.onnx_file import check_finite, constant_arrays, opset_of, tensor_array
 from radiopaque.graph.plan import Shape
 
-MOST_ELEMENTS = 1 << 28
-"""Of a constant that is computed; more is refused before memory is taken."""
+MOST_ELEMENTS = 1 << 22
+"""Of all constants that are computed, beside four times those of the file; more is refused before
+memory is taken."""
+LARGEST = 1 << 40
+"""Elements of any tensor; a plan admits far fewer, but says so only when everything is known."""
 SMALL = 4096
 """Elements up to which a constant's value takes part in shape inference (shapes, axes, pads)."""
+
+COUNTED = ("NonZero", "Compress", "Unique")
+"""Operators whose results have a shape that depends on values, and at most a number an axis for
+each element of their inputs."""
 
 RANDOM = ("RandomNormal", "RandomUniform")
 """Operators without inputs that are not constant."""
@@ -69,6 +76,7 @@ class _Importer:
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
+    room: int = MOST_ELEMENTS
 
     def run(self) -> Imported:
         graph = self.model.graph
@@ -76,6 +84,7 @@ class _Importer:
         self.constants = constant_arrays(self.model)
         for name, array in self.constants.items():
             self.types[name] = _tensor_type(array)
+            self.room += 4 * array.size
         if graph.sparse_initializer:
             self.problems.append(
                 "the model has sparse initialisers; remedy: store the weights densely"
@@ -128,7 +137,8 @@ class _Importer:
             return
         tensor = entry.type.tensor_type
         if tensor.elem_type not in FLOATS:
-            kind = TensorProto.DataType.Name(tensor.elem_type)
+            known = tensor.elem_type in TensorProto.DataType.values()
+            kind = TensorProto.DataType.Name(tensor.elem_type) if known else "an unknown type"
             self.problems.append(
                 f"input {entry.name!r} holds {kind}; remedy: export a model that takes float32"
             )
@@ -162,9 +172,8 @@ class _Importer:
                 f"input {entry.name!r} has no shape; remedy: export it with a fixed image size"
             )
         elif None not in dimensions:
-            self.types[entry.name] = onnx.helper.make_tensor_type_proto(
-                tensor.elem_type, dimensions
-            )
+            made = onnx.helper.make_tensor_type_proto(tensor.elem_type, dimensions)
+            self._add_type(f"input {entry.name!r}", entry.name, made)
 
     def _shape(self, name: str) -> Shape | None:
         kind = self.types.get(name)
@@ -219,12 +228,15 @@ class _Importer:
         else:
             return False
         self._infer(node, opset)
-        if any(prod(self._shape(name) or ()) > MOST_ELEMENTS for name in node.output):
+        size = self._size(node, values)
+        if size is None or size > self.room:
             self.problems.append(
-                f"node {converted.label} ({node.op_type}) makes a constant of more than "
-                f"{MOST_ELEMENTS} elements; remedy: let the image's shape expand it"
+                f"node {converted.label} ({node.op_type}) makes a constant "
+                + ("of unknown shape" if size is None else f"of {size} elements, which is too much")
+                + "; remedy: fold the constants when exporting, or let the image's shape expand it"
             )
             return True
+        self.room -= size
         try:
             evaluator = ReferenceEvaluator(node, opsets={"": opset})
             results = evaluator.run(None, values)
@@ -241,6 +253,14 @@ class _Importer:
                 self.constants[name] = array
                 self.types[name] = _tensor_type(array)
         return True
+
+    def _size(self, node: onnx.NodeProto, inputs: dict[str, NDArray[Any]]) -> int | None:
+        """Elements of a constant node's results, at most; None where that cannot be told."""
+        if node.op_type in COUNTED:
+            numbers = sum(array.size * max(1, array.ndim) for array in inputs.values())
+            return len(node.output) * numbers
+        shapes = [self._shape(name) for name in node.output if name]
+        return None if None in shapes else sum(prod(shape) for shape in shapes if shape)
 
     def _infer(self, node: onnx.NodeProto, opset: int) -> None:
         if not all(name in self.types for name in node.input if name):
@@ -259,13 +279,25 @@ class _Importer:
                 opset_imports=[onnx.helper.make_opsetid("", opset)],
                 ir_version=self.model.ir_version,
             )
-        except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError) as error:
+        except Exception as error:  # damaged files make the library raise other types, too
             self.problems.append(
                 f"node {_convert(node).label} ({node.op_type}): shapes do not fit: {error}; "
                 "remedy: check the model with onnx.shape_inference"
             )
             return
-        self.types.update(inferred)
+        for name, kind in inferred.items():
+            self._add_type(f"node {_convert(node).label} ({node.op_type})", name, kind)
+
+    def _add_type(self, where: str, name: str, kind: onnx.TypeProto) -> None:
+        """Note a tensor's type, unless no machine could hold the tensor."""
+        self.types[name] = kind
+        shape = self._shape(name)
+        if shape is not None and (min(shape, default=0) < 0 or prod(shape) > LARGEST):
+            del self.types[name]
+            self.problems.append(
+                f"{where}: tensor {name!r} has the shape {list(shape)}, which is too large; "
+                "remedy: export the model for the size of its images"
+            )
 
 
 def _tensor_type(array: NDArray[Any]) -> onnx.TypeProto:
@@ -289,7 +321,7 @@ def _attribute(attribute: onnx.AttributeProto) -> Attribute:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, onnx.TensorProto):
-        return np.asarray(numpy_helper.to_array(value))
+        return tensor_array(value)
     if isinstance(value, int | float):
         return value
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -216,9 +216,10 @@ def _convolution_shape(gate: p.Convolution, first: p.Shape) -> p.Shape:
         first[1] % gate.groups == 0 and gate.out_channels % gate.groups == 0,
         f"{gate.groups} groups do not divide {first[1]} and {gate.out_channels} channels",
     )
+    # first of all that the kernel has two numbers: the product of a million would take minutes
+    windows = _window_shape(gate, first[2:])
     weights = gate.out_channels * (first[1] // gate.groups) * prod(gate.kernel)
     _require(weights <= MAX_ELEMENTS, f"{weights} weights are over {MAX_ELEMENTS}")
-    windows = _window_shape(gate, first[2:])
     top, left, bottom, right = gate.pads
     padded = first[1] // gate.groups * (first[2] + top + bottom) * (first[3] + left + right)
     _require(padded <= MAX_ELEMENTS, f"{padded} padded elements are over {MAX_ELEMENTS}")

@@ -68,6 +68,9 @@ _NAME_SIGN: Final = "resol"
 # the handshake; it then closes the connection.
 _CLOSED_SIGNS: Final = ("socket closed", "connection reset", "broken pipe")
 
+# A TLS record that was changed on the way.
+_REMOVED_SIGN: Final = "stream removed"
+
 _log = get_logger(__name__)
 
 
@@ -129,7 +132,8 @@ def from_rpc_error(error: grpc.RpcError, peer: str, address: str) -> RadiopaqueE
             f"the {peer} at {address} did not finish in the time allowed; allow more with "
             "deadline_seconds in the config, or look for the cause in its log"
         )
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+    damaged = code is grpc.StatusCode.UNKNOWN and _REMOVED_SIGN in lowered
+    if damaged or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return ConnectionLostError(
             f"the connection to the {peer} at {address} broke off ({details}); "
             "a session under way is spent, prepare another"

@@ -31,10 +31,11 @@ def decode(message_type: type[MessageType], data: bytes) -> MessageType:
             f"{len(data)} bytes are not a {name}; do both parties run the same version?"
         ) from error
     message.DiscardUnknownFields()
-    if message.ByteSize() != len(data):
+    # fields in another order take as many bytes: only the bytes themselves tell
+    if message.SerializeToString(deterministic=True) != data:
         raise MessageValueError(
-            f"{name} of {len(data)} bytes has fields unknown to this version, or repeated ones; "
-            "do both parties run the same version?"
+            f"{name} of {len(data)} bytes has fields unknown to this version, repeated ones, or "
+            "fields in another order; do both parties run the same version?"
         )
     return message
 

@@ -100,6 +100,14 @@ def lower(graph: Graph) -> Lowered:
             _substitute(context, node)
         except ShapeUnknown:
             continue
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # what the checker of ONNX lets through: parameters of other shapes or types than due
+            problems.append(
+                f"node {node.label} ({node.op}): its inputs and attributes do not fit together "
+                f"({type(error).__name__}: {error}); remedy: check the model with "
+                "onnx.checker.check_model(model, full_check=True)"
+            )
+            _substitute(context, node)
     if graph.output in context.values:
         last = context.values[graph.output]
         context.draft.add(Result(), [last], context.draft.shape(last))

@@ -191,7 +191,29 @@ def test_what_the_output_does_not_need_is_not_looked_at() -> None:
 def test_a_constant_that_would_fill_the_memory() -> None:
     nodes = [node("ConstantOfShape", "s", "c"), node("Add", "x c")]
     model = make_model(nodes, (1,), {"s": np.array([1 << 16, 1 << 16])})
-    assert "more than 268435456 elements" in problems(model)[0]
+    assert "of 4294967296 elements, which is too much" in problems(model)[0]
+
+
+def test_constants_that_would_fill_the_memory_together() -> None:
+    """Each is small enough; each makes the next one larger."""
+    nodes = [node("ConstantOfShape", "s", "c0")]
+    nodes += [node("Concat", f"c{i} c{i}", f"c{i + 1}", axis=0) for i in range(30)]
+    model = make_model([*nodes, node("Add", "x c30")], (1,), {"s": np.array([64])})
+    assert "elements, which is too much" in problems(model)[0]
+
+
+def test_tensors_that_no_machine_could_hold() -> None:
+    model = make_model([node("Shape", "x", "s"), node("Reshape", "x s")], (1, 1 << 40, 1 << 40))
+    assert "input 'x': tensor 'x' has the shape" in problems(model)[0]
+    model = make_model([node("Tile", "x t")], (1, 2), {"t": np.array([1 << 30, 1 << 30])})
+    assert "(Tile): tensor 'y' has the shape" in problems(model)[0]
+
+
+def test_a_constant_of_unknown_shape() -> None:
+    """Its inputs do not fit, so nobody can say how large it would be."""
+    nodes = [node("Expand", "one s", "c"), node("Add", "x c")]
+    model = make_model(nodes, (1,), {"one": np.ones(3, np.float32), "s": np.ones((1, 1), np.int64)})
+    assert problems(model)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

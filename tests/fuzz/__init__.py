@@ -1,0 +1,1 @@
+"""Bytes from outside, damaged in every way: ``python -m tests.fuzz --help``."""
