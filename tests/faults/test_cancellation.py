@@ -17,7 +17,13 @@ import pytest
 from data_owner import Client
 from radiopaque import versions
 from radiopaque.certificates import Role
-from radiopaque.errors import ConnectionLostError, DeadlineError, ResourceError, TransportError
+from radiopaque.errors import (
+    ConnectionLostError,
+    DeadlineError,
+    MessageOrderError,
+    ResourceError,
+    TransportError,
+)
 from radiopaque.transport.cancellation import Cancellation
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_server import Call
@@ -168,6 +174,30 @@ def test_an_upload_ends_while_the_crypto_provider_is_silent(
                 call.cancel()
             until(call.done)
             stopped.set()
+
+
+def test_a_refusal_does_not_wait_for_a_crypto_provider_that_is_silent(inside: Inside) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def silent(honest: Callable[..., Any], request: Any, call: Call) -> Iterator[Frame]:
+        entered.set()
+        call.cancellation.on(leave.set)
+        cancelled.append(leave.wait(10))
+        yield from honest(request, call)
+
+    cancelled: list[bool] = []
+    inside.lies["Deal"] = silent
+    with hand_of(inside) as hand, all_over(inside, hand.session):
+        hand.reserve()
+
+        def upload() -> Iterator[pb.PrepareRequest]:
+            yield hand.header()
+            assert entered.wait(10)
+            yield hand.header()
+
+        with pytest.raises(MessageOrderError):
+            hand.upload(upload())
+    assert cancelled == [True]
 
 
 def test_a_turn_to_deal_is_not_waited_for_in_vain(inside: Inside) -> None:
