@@ -68,8 +68,12 @@ _JPEG = (
     JPEGLosslessSV1,
     *JPEGLSTransferSyntaxes,
 )
-_BY_PILLOW = (JPEGBaseline8Bit, JPEGExtended12Bit)
-"""Damaged JPEG makes GDCM, which pydicom would ask first, abort the process."""
+_PLUGINS = {
+    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "pillow"),
+    **dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls"),
+    **dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg"),
+}
+"""Damaged frames make GDCM, which pydicom would ask first, abort the process."""
 _SUPPORTED = (*_NATIVE, *_JPEG, *JPEG2000TransferSyntaxes, RLELossless)
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
@@ -108,7 +112,7 @@ def _read(data: bytes, max_pixels: int) -> GreyImage:
     colour = _check_pixel_format(elements)
     _check_pixel_data(elements, syntax, rows, columns)
     with refusing(f"the pixel data ({syntax.name}) cannot be decoded"):
-        plugin = "pillow" if syntax in _BY_PILLOW else ""
+        plugin = _PLUGINS.get(syntax, "")
         stored, _ = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
     if stored.shape[:2] != (rows, columns):
         raise DicomError(
