@@ -36,6 +36,7 @@ from pydicom.uid import (
 )
 
 from data_owner import codestream, greyscale
+from data_owner.apart import decode_apart
 from data_owner.elements import EXPORT_AGAIN, Elements, refusing, silenced
 from data_owner.images import MAX_PIXELS, GreyImage, ImageMeta, check_size
 from radiopaque.errors import (
@@ -74,6 +75,8 @@ _PLUGINS = {
     **dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg"),
 }
 """Damaged frames make GDCM, which pydicom would ask first, abort the process."""
+_APART = (JPEGLossless, JPEGLosslessSV1)
+"""Which GDCM alone decodes."""
 _SUPPORTED = (*_NATIVE, *_JPEG, *JPEG2000TransferSyntaxes, RLELossless)
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
@@ -112,8 +115,11 @@ def _read(data: bytes, max_pixels: int) -> GreyImage:
     colour = _check_pixel_format(elements)
     _check_pixel_data(elements, syntax, rows, columns)
     with refusing(f"the pixel data ({syntax.name}) cannot be decoded"):
-        plugin = _PLUGINS.get(syntax, "")
-        stored, _ = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
+        if syntax in _APART:
+            stored = decode_apart(dataset, syntax)
+        else:
+            plugin = _PLUGINS.get(syntax, "")
+            stored, _ = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
     if stored.shape[:2] != (rows, columns):
         raise DicomError(
             f"decodes to {stored.shape[0]} x {stored.shape[1]} pixels, but {rows} x {columns} are "

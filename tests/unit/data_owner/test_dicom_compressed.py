@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless
 
-from data_owner import codestream
+from data_owner import apart, codestream
 from data_owner.dicom import read_dicom
 from data_owner.images import read_image
 from radiopaque.errors import DicomError, TruncatedPixelDataError
@@ -74,6 +74,44 @@ def test_jpeg_lossless_agrees_with_rle_exactly(bundled) -> None:
     assert dcmread(bundled("SC_rgb_jpeg_gdcm.dcm")).file_meta.TransferSyntaxUID == JPEGLosslessSV1
     one, other = (read_image(bundled(f"SC_rgb_{kind}.dcm")) for kind in ("jpeg_gdcm", "rle"))
     np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+def test_damaged_jpeg_lossless_ends_its_decoder_alone(bundled) -> None:
+    """Changed bytes, over some of which GDCM is killed: it has a process of its own."""
+    data = bundled("SC_rgb_jpeg_gdcm.dcm").read_bytes()
+    tables = data.index(b"\xff\xc4", data.index(b"\xff\xc3"))
+    generator = np.random.default_rng(5)
+    said = set()
+    for _ in range(12):
+        damaged = bytearray(data)
+        # the frame's own header before it is read here, and refused
+        for place in tables + 4 + generator.integers(0, 60, 4):
+            damaged[place] = generator.integers(256)
+        try:
+            read_dicom(bytes(damaged))
+        except DicomError as error:
+            said.add(str(error).partition(";")[0])
+    assert "the decoder of the pixel data ended over this file" in said
+
+
+def test_a_decoder_that_is_too_slow_is_ended(bundled, monkeypatch) -> None:
+    monkeypatch.setattr(apart, "_SECONDS", 0.001)
+    with pytest.raises(DicomError, match=r"took over 0.001 s to decode; export the image again"):
+        read_image(bundled("SC_rgb_jpeg_gdcm.dcm"))
+
+
+def test_the_decoder_is_told_nothing_of_the_patient(bundled, monkeypatch) -> None:
+    sent = []
+    run = apart.subprocess.run
+    monkeypatch.setattr(
+        apart.subprocess, "run", lambda *a, **k: sent.append(k["input"]) or run(*a, **k)
+    )
+    data = bundled("SC_rgb_jpeg_gdcm.dcm").read_bytes()
+    read_dicom(data)
+    (told,) = sent
+    elements = {element.keyword for element in dcmread(BytesIO(told), force=True)}
+    assert elements <= set(apart._DESCRIBING)
+    assert str(dcmread(BytesIO(data)).StudyInstanceUID).encode() not in told
 
 
 def test_jpeg_baseline_is_what_pillow_reads(bundled) -> None:
