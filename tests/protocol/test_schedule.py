@@ -75,6 +75,12 @@ def place(event: Event, ago: int = 0) -> tuple[int, int, int]:
     return event.site.number, event.band.number, event.stage + ago
 
 
+def answered(questions: list[tuple[int, int, int]], order: Schedule) -> bool:
+    """Is any of these one that the data owner replies to?"""
+    silent = {e.site.number for e in order.data_owner if not replies(e.site)}
+    return any(gate not in silent for gate, _, _ in questions)
+
+
 @pytest.mark.parametrize("block_bytes", BLOCKS)
 @pytest.mark.parametrize("number", range(4))
 def test_what_is_said_to_follow_follows_whatever_is_sent(number: int, block_bytes: int) -> None:
@@ -91,8 +97,8 @@ def test_what_is_said_to_follow_follows_whatever_is_sent(number: int, block_byte
             event = owner.pop(0)
             if event.stage:
                 assert place(event, -1) == down.pop(0)
-                # at the latest when the data owner has answered all it was asked
-                assert event.more == bool(down or up)
+                # at the latest when the data owner has answered what it was asked
+                assert event.more == bool(down or answered(up, order))
             if event.stage < max(1, replies(event.site)):
                 up.append(place(event))
         event = clinic.pop(0)
@@ -102,7 +108,7 @@ def test_what_is_said_to_follow_follows_whatever_is_sent(number: int, block_byte
         if replies(event.site):
             down.append(place(event))
     assert waited[False]
-    assert waited[True] or block_bytes > 1000
+    assert waited[True] or block_bytes > 100
 
 
 @pytest.mark.parametrize("block_bytes", BLOCKS)
