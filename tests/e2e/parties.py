@@ -287,10 +287,14 @@ class Deployment:
 
     def assert_used_up(self, *sessions: bytes | str) -> None:
         """Sessions are burnt at both servers, without a secret, and their files are gone."""
-        ids = [bytes.fromhex(one) if isinstance(one, str) else one for one in sessions]
         for party in (self.owner, self.provider):
-            until(lambda party=party: all(party.sessions()[one][0] == "BURNT" for one in ids))
-            assert not any(party.sessions()[one][1] for one in ids)
+            self.assert_burnt(party, *sessions)
+
+    def assert_burnt(self, party: Any, *sessions: bytes | str) -> None:
+        """Sessions are burnt at one server, without a secret; no file of them is left."""
+        ids = [bytes.fromhex(one) if isinstance(one, str) else one for one in sessions]
+        until(lambda: all(party.sessions()[one][0] == "BURNT" for one in ids))
+        assert not any(party.sessions()[one][1] for one in ids)
         until(lambda: not self.material(*ids))
 
     def logs(self) -> str:

@@ -76,8 +76,13 @@ ONE_FRAME: dict[str, tuple[Callable[[Frame], Frame], type[RadiopaqueError]]] = {
 
 
 def assert_lost(deployment: Deployment, hand: Hand) -> None:
-    """The session is burnt and its files are gone; neither phase accepts it again."""
-    deployment.assert_used_up(hand.session)
+    """The session is burnt and its files are gone; neither phase accepts it again.
+
+    A refusal may call dealing off before the crypto provider hears of it, where the reservation
+    then waits until it expires.
+    """
+    deployment.assert_burnt(deployment.owner, hand.session)
+    until(lambda: deployment.provider.sessions()[hand.session][0] in ("BURNT", "RESERVED"))
     with pytest.raises(SessionStateError, match=r"is BURNT .* prepare another"):
         hand.start()
     with pytest.raises(SessionStateError, match=r"is known .* already"):
