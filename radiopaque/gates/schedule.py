@@ -12,10 +12,11 @@ no bands.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from radiopaque.gates import halves
@@ -158,10 +159,9 @@ class _Progress:
         if reach is Reach.ROWS:
             return min(have)
         if reach is Reach.WINDOWS and len(shape) == 4:
-            rows = self._rows[site.number]
-            while rows < row_count(shape) and operand_rows(half, site, rows + 1) <= have[0]:
-                rows += 1
-            return rows
+            start = self._rows[site.number]
+            further = range(start + 1, row_count(shape) + 1)
+            return start + bisect_right(further, have[0], key=partial(operand_rows, half, site))
         whole = all(
             rows == row_count(step.shape) for rows, step in zip(have, site.operands, strict=True)
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from radiopaque.engine.local import LocalDeployment
-from radiopaque.gates.schedule import Event, Schedule, replies, schedule
+from radiopaque.gates.schedule import Event, Schedule, operand_rows, replies, schedule
 from radiopaque.graph import plan as p
 from radiopaque.graph.weights import Weights
 from radiopaque.ring import ring_dtype
@@ -162,3 +162,20 @@ def test_bands_change_no_result(k: int) -> None:
             results.append(infer_stored(LocalDeployment(plan, weights), image)[0])
     assert results[0].any()
     assert all((result == results[0]).all() for result in results)
+
+
+def test_a_value_of_very_many_rows_costs_no_more_than_its_bands() -> None:
+    """A plan comes from outside: rows are not counted one by one."""
+    shape = (1, 1, 1 << 24, 1)
+    build = PlanBuilder(32, shape)
+    for _ in range(40):
+        build.add(p.WindowSum((1, 1)), build.last, shape=shape)
+    asked = []
+    with mock.patch(
+        "radiopaque.gates.schedule.operand_rows",
+        lambda *place: asked.append(place) or operand_rows(*place),
+    ):
+        order = made(build.finish(), 1 << 19)
+    bands = len(order.data_owner) // 2
+    assert bands == 1 << 7
+    assert len(asked) < 40 * bands * 26
