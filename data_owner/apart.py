@@ -56,7 +56,7 @@ def decode_apart(dataset: Dataset, syntax: UID) -> NDArray[Any]:
     dcmwrite(sent, described, enforce_file_format=False)
     try:
         child = subprocess.run(  # noqa: S603 - this interpreter, this module
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", "-m", __name__],
             input=sent.getvalue(),
             capture_output=True,
             timeout=_SECONDS,

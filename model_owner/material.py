@@ -80,9 +80,12 @@ class MaterialStore:
                 self._path(session, kind).unlink()
 
     def sweep(self, keep: Callable[[bytes], bool]) -> int:
-        """Delete the files of sessions that ``keep`` refuses; returns how many files."""
+        """Delete the files of sessions that ``keep`` refuses; returns how many files.
+
+        ``keep`` is asked when all files are listed: a file that is made meanwhile is left alone.
+        """
         removed = 0
-        for path in self._directory.iterdir():
+        for path in list(self._directory.iterdir()):
             with suppress(ValueError):
                 if not keep(bytes.fromhex(path.stem)):
                     path.unlink(missing_ok=True)

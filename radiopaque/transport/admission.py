@@ -17,6 +17,7 @@ from radiopaque import versions
 from radiopaque.certificates import PeerIdentity, Role, Watch, check_validity, peer_identity
 from radiopaque.errors import (
     AuthenticationError,
+    MessageValueError,
     PeerUnavailableError,
     ResourceError,
     RoleError,
@@ -182,7 +183,7 @@ class Guard:
         remaining = self._context.time_remaining()
         longest = self._admission.deadline_seconds
         if remaining is None or remaining > longest + _DEADLINE_SLACK_SECONDS:
-            raise ResourceError(
+            raise MessageValueError(
                 f"{self._method} must be called with a deadline of at most {longest:g} s; "
                 "lower deadline_seconds in the caller's config"
             )

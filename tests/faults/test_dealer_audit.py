@@ -1,15 +1,12 @@
 """The dealer audit between real parties: who deals wrongly is caught, and nothing else is revealed.
 
 What an audit may never do is reveal the key of a session that meets an image. So: both ledgers have
-a session as used, durably, before its key leaves; kill -9 in between, copies of ledgers put back,
-repeated and foreign messages change nothing of that.
+a session as used, durably, before its key leaves; repeated and foreign messages change nothing of
+that. Crashes and copies of ledgers: test_dealer_audit_crashes.py.
 """
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +23,6 @@ from radiopaque.errors import (
     MessageSizeError,
     MessageValueError,
     RadiopaqueError,
-    RestoredLedgerError,
     SessionStateError,
     UnknownSessionError,
 )
@@ -40,28 +36,8 @@ from tests.e2e.parties import Clinic, Deployment, ledger_on_disk, radiopaque, un
 from tests.faults.hand import SECONDS, Hand
 from tests.faults.inside import Inside, Rewritten, redealing, rewriting
 from tests.faults.test_audit_lines import KEYS, of
-from tests.faults.test_restored import Copies
 
 BURNT = ("BURNT", False)
-DIES_BEFORE_THE_KEY = """
-import os, signal, sys
-from data_owner import Client
-from radiopaque.transport.grpc_client import GrpcChannel
-from radiopaque.wire.frames import Kind
-
-send = GrpcChannel.send
-
-def dying(channel, frame):
-    if frame.kind is Kind.KEY:
-        os.kill(os.getpid(), signal.SIGKILL)
-        signal.pause()
-    send(channel, frame)
-
-GrpcChannel.send = dying
-with Client.from_config(sys.argv[1]) as client:
-    client.prepare(2)
-    client.audit(0.5)
-"""
 
 
 @pytest.fixture
@@ -368,90 +344,6 @@ def test_a_clinic_takes_nothing_else_for_a_verdict(
             client.audit(1)
     assert type(caught.value) is expected
     assert states(inside)[prepared.session] == BURNT
-
-
-# Crashes, and ledgers that are put back.
-
-
-def test_a_clinic_that_dies_between_marking_and_sending(inside: Inside) -> None:
-    seen: list[Rewritten] = []
-    inside.lies["Audit"] = rewriting(lambda frame: [frame], seen)
-    config = inside.clinic()
-    died = subprocess.run(
-        [sys.executable, "-c", DIES_BEFORE_THE_KEY, str(config)], timeout=60, check=False
-    )
-    assert died.returncode == -signal.SIGKILL
-    found = states(inside)
-    assert sorted(found.values()) == [("BOUND", True), ("OPENED", False)]
-    (opened,) = [one for one, state in found.items() if state[0] == "OPENED"]
-    until(lambda: inside.owner.sessions()[opened] == BURNT)
-    assert [frame.kind for frame in seen[0].received] == [Kind.START]
-    with Client.from_config(config) as client:
-        assert states(inside)[opened] == BURNT
-        assert client.stock() == 1
-        assert client.infer_tensor(inside.networks["it"].images()).session != opened
-
-
-def test_a_model_owner_that_dies_before_the_key_comes(serving: Deployment, hand: Hand) -> None:
-    channel = opening(hand.prepare())
-    serving.owner.kill()
-    channel.close()
-    assert serving.owner.sessions()[hand.session] == ("OPENED", False)
-    serving.owner.restart()
-    serving.assert_used_up(hand.session)
-
-
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Kind, bytes]]:
-    """(kind, session) of all frames that this process sends."""
-    sent: list[tuple[Kind, bytes]] = []
-    send = GrpcChannel.send
-
-    def keeping(channel: GrpcChannel, frame: Frame) -> None:
-        sent.append((frame.kind, frame.session))
-        send(channel, frame)
-
-    monkeypatch.setattr(GrpcChannel, "send", keeping)
-    return sent
-
-
-def test_a_copy_from_before_an_image_opens_nothing(
-    serving: Deployment, clinic: Clinic, tmp_path: Path, kept: list[tuple[Kind, bytes]]
-) -> None:
-    """Otherwise the vendor would have x - A and, with the key, A."""
-    copies = Copies(tmp_path)
-    images = serving.networks["lungs-1.10"].images()
-    with Client.from_config(clinic.config) as client:
-        client.prepare(2)
-    copy = copies.take(clinic.store)
-    with Client.from_config(clinic.config) as client:
-        used = client.infer_tensor(images).session
-    until(lambda: serving.owner.sessions()[used] == BURNT)
-    copies.put_back(copy, clinic.store)
-    assert clinic.sessions()[used] == ("BOUND", True)
-    with Client.from_config(clinic.config) as client, pytest.raises(RestoredLedgerError):
-        client.audit(1)
-    assert [kind for kind, _ in kept if kind is Kind.KEY] == []
-    assert set(clinic.sessions().values()) == {BURNT}
-
-
-def test_a_copy_from_before_an_audit_sends_no_image(
-    serving: Deployment, clinic: Clinic, tmp_path: Path, kept: list[tuple[Kind, bytes]]
-) -> None:
-    copies = Copies(tmp_path)
-    with Client.from_config(clinic.config) as client:
-        client.prepare(2)
-    copy = copies.take(clinic.store)
-    with Client.from_config(clinic.config) as client:
-        client.audit(0.5)
-    ((_, opened),) = [one for one in kept if one[0] is Kind.KEY]
-    copies.put_back(copy, clinic.store)
-    assert clinic.sessions()[opened] == ("BOUND", True)
-    images = serving.networks["lungs-1.10"].images()
-    with Client.from_config(clinic.config) as client, pytest.raises(RestoredLedgerError):
-        client.infer_tensor(images)
-    assert [one for one in kept if one[0] is Kind.IMAGE] == []
-    assert set(clinic.sessions().values()) == {BURNT}
 
 
 # What is written down.

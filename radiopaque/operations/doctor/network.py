@@ -12,12 +12,13 @@ from cryptography import x509
 
 import radiopaque
 from radiopaque import versions
-from radiopaque.certificates import Role
+from radiopaque.certificates import Identity, Role
 from radiopaque.config import TlsConfig
 from radiopaque.errors import VersionError
 from radiopaque.operations.doctor.findings import Finding, fail, fine, warn
 from radiopaque.operations.doctor.machine import ends
 from radiopaque.transport.grpc_client import Peer, PeerHealth
+from radiopaque.transport.tls import accepts_tls12
 
 _SECONDS: Final = 10.0
 _SKEW_SECONDS: Final = 2.0
@@ -39,7 +40,7 @@ def own_port(tls: TlsConfig, role: Role, listen: str) -> Iterator[Finding]:
             f"release {running} is running, {radiopaque.__version__} is installed",
             "restart the party",
         )
-    yield _oldest_tls(check, tls, address, role.server_name)
+    yield _oldest_tls(check, tls.load(role), address)
 
 
 def peer(
@@ -51,7 +52,7 @@ def peer(
     yield from _version(check, health, own, role)
     yield from _clock(check, health)
     name = server_name or role.server_name
-    yield _oldest_tls(check, tls, address, name)
+    yield _oldest_tls(check, tls.load(own), address)
     yield _certificate_end(check, tls, address, name)
 
 
@@ -113,14 +114,14 @@ def _connect(address: str) -> socket.socket:
     return socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS)
 
 
-def _oldest_tls(check: str, tls: TlsConfig, address: str, name: str) -> Finding:
+def _oldest_tls(check: str, identity: Identity, address: str) -> Finding:
     """Whether TLS 1.2, the newest version that is ruled out, is refused."""
-    context = _context(tls)
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
     try:
-        with _connect(address) as plain, context.wrap_socket(plain, server_hostname=name):
-            pass
-    except OSError:
+        accepted = accepts_tls12(address, identity, _SECONDS)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        return fail(f"{check}: TLS", f"cannot be asked for TLS 1.2: {reason}", "look into its log")
+    if not accepted:
         return fine(f"{check}: TLS", "refuses what is older than TLS 1.3")
     return fail(
         f"{check}: TLS",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from radiopaque import versions
-from radiopaque.certificates import CertificateFiles, Role
+from radiopaque.certificates import CertificateFiles, Role, init_directory
 from radiopaque.config import TlsConfig
 from radiopaque.ledger import MODEL_OWNER, Ledger, State
 from radiopaque.operations.doctor import ledgers, machine, network
@@ -263,12 +263,30 @@ def lenient(tls: TlsConfig) -> Iterator[str]:
 
 
 def test_old_tls(lenient: str, tls: TlsConfig) -> None:
-    one = network._oldest_tls("model owner", tls, lenient, Role.MODEL_OWNER.server_name)
+    one = network._oldest_tls("model owner", tls.load(Role.MODEL_OWNER), lenient)
     assert (one.level, one.text) == (Level.FAIL, "accepts TLS 1.2")
     end = network._certificate_end("model owner", tls, lenient, Role.MODEL_OWNER.server_name)
     assert end.level is Level.PASS
     wrong = network._certificate_end("x", tls, lenient, Role.CRYPTO_PROVIDER.server_name)
     assert (wrong.level, wrong.text[:12]) == (Level.FAIL, "no handshake")
+
+
+def test_old_tls_under_a_certificate_of_nobody(
+    lenient: str, tls: TlsConfig, tmp_path: Path
+) -> None:
+    """What the server shows is looked at after the version was agreed on."""
+    files = init_directory(tmp_path / "other")[Role.MODEL_OWNER]
+    other = TlsConfig.model_construct(
+        certificate=files.certificate, key=files.key, ca=files.ca
+    ).load(Role.MODEL_OWNER)
+    assert network._oldest_tls("model owner", other, lenient).text == "accepts TLS 1.2"
+
+
+def test_nobody_is_asked_for_old_tls(tls: TlsConfig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    one = network._oldest_tls("model owner", tls.load(Role.MODEL_OWNER), address)
+    assert (one.level, one.text[:15]) == (Level.FAIL, "cannot be asked")
 
 
 def test_a_configuration_that_is_wrong(tmp_path: Path) -> None:

@@ -414,7 +414,7 @@ def test_a_call_must_state_a_deadline_within_the_limit(make_host: Callable[..., 
     host = make_host(deadline_seconds=100)
     host.functions["ListModels"] = no_models
     list_models(host.peer, deadline_seconds=100)
-    with pytest.raises(ResourceError, match="at most 100 s"):
+    with pytest.raises(MessageValueError, match="at most 100 s"):
         list_models(host.peer, deadline_seconds=1000)
 
 
