@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format soak fuzz proto wheel sbom constraints clean
+.PHONY: demo test check format soak fuzz mutants proto wheel sbom constraints clean
 
 demo: $(VENV)/.base
 	$(BIN)/radiopaque demo
@@ -31,6 +31,10 @@ fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	! $(BIN)/python -c 'import atheris' || $(BIN)/python -m tests.fuzz --engine atheris --seconds 300
+
+# Takes guards out of copies of the tree, one by one; each has to be noticed by its tests.
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutants
 
 # The same commit gives the same bytes. Into dist/, with what it needs as a bill of materials.
 wheel: $(VENV)/.dev
