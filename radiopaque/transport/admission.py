@@ -68,11 +68,12 @@ class Handler:
 
 
 class Admission:
-    """Bounds of one server's calls: how long each may take, and how many of one peer at once."""
+    """Bounds of one server's calls: how long each may take, how many at once, and of one peer."""
 
     def __init__(
         self,
         deadline_seconds: float,
+        concurrent_calls: int,
         calls_per_peer: int,
         watch: Watch | None = None,
         observer: Observer | None = None,
@@ -80,6 +81,7 @@ class Admission:
         self.deadline_seconds = deadline_seconds
         self.watch = watch
         self.observer = observer or Observer()
+        self._concurrent_calls = concurrent_calls
         self._calls_per_peer = calls_per_peer
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
@@ -87,7 +89,7 @@ class Admission:
         self._draining = False
 
     def enter(self, peer: PeerIdentity) -> None:
-        """Raises ResourceError where the peer has its share of calls under way.
+        """Raises ResourceError where the peer has its share of calls under way, or all have.
 
         Raises PeerUnavailableError once the server is being stopped.
         """
@@ -101,6 +103,12 @@ class Admission:
                 raise ResourceError(
                     f"{self._calls_per_peer} calls of {peer} are under way, its limit here; "
                     "wait for one to end",
+                    retry_seconds=_RETRY_SECONDS,
+                )
+            if self._under_way.total() >= self._concurrent_calls:
+                raise ResourceError(
+                    f"{self._concurrent_calls} calls are under way, the limit here; "
+                    "try again in a second",
                     retry_seconds=_RETRY_SECONDS,
                 )
             self._under_way[peer] += 1

@@ -40,6 +40,9 @@ _OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 15_000),
 )
 _FLUSH_SECONDS: Final = 1.0
+_SPARE_CALLS: Final = 8
+"""Let in beyond the limit, to be told when to try again, or to ask for health; more are turned away
+by gRPC, which tells them nothing."""
 
 _log = get_logger(__name__)
 
@@ -68,14 +71,11 @@ class Server:
                 f"it names {sorted(handlers)}"
             )
         self._watch = Watch(identity)
-        self._pool = ThreadPoolExecutor(concurrent_calls, thread_name_prefix="radiopaque-call")
-        self._server = grpc.server(
-            self._pool,
-            options=_OPTIONS,
-            maximum_concurrent_rpcs=concurrent_calls,
-        )
+        most = concurrent_calls + _SPARE_CALLS
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix="radiopaque-call")
+        self._server = grpc.server(self._pool, options=_OPTIONS, maximum_concurrent_rpcs=most)
         self._admission = admission = Admission(
-            deadline_seconds, calls_per_peer, self._watch, observer
+            deadline_seconds, concurrent_calls, calls_per_peer, self._watch, observer
         )
         table = {
             name: _method_handler(service.methods_by_name[name], handler, admission)
@@ -88,7 +88,7 @@ class Server:
             "Check": _method_handler(
                 HEALTH.methods_by_name["Check"],
                 check,
-                Admission(deadline_seconds, calls_per_peer, self._watch),
+                Admission(deadline_seconds, most, calls_per_peer, self._watch),
             )
         }
         self._server.add_generic_rpc_handlers(

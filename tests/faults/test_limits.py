@@ -16,7 +16,7 @@ import pytest
 
 from data_owner import Client
 from radiopaque.certificates import Role
-from radiopaque.errors import ResourceError, SessionStateError
+from radiopaque.errors import MessageValueError, ResourceError, SessionStateError
 from radiopaque.prg import new_id
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import GrpcChannel, Peer
@@ -233,7 +233,7 @@ def test_calls_at_once_of_one_caller_and_of_all(tight: Deployment) -> None:
         wait_for_calls(peers[0], "3 calls of data-owner 'caller-a' are under way")
         list_models(peers[1])
         streams.append(admitted(peers[1]))
-        wait_for_calls(peers[1], "refused: RESOURCE_EXHAUSTED")
+        wait_for_calls(peers[1], "4 calls are under way, the limit here")
     finally:
         for stream in streams:
             stream.close()
@@ -260,15 +260,16 @@ def wait_for_calls(peer: Peer, text: str) -> None:
         return True
 
     until(turned_away)
-    with pytest.raises(ResourceError, match=text):
+    with pytest.raises(ResourceError, match=text) as refused:
         list_models(peer)
+    assert refused.value.retry_seconds == 1.0
 
 
 def test_a_deadline_that_is_too_long(tight: Deployment) -> None:
     clinic = tight.clinic("unhurried", deadline_seconds=3600.0)
     with (
         Client.from_config(clinic.config) as client,
-        pytest.raises(ResourceError, match="deadline of at most 60 s; lower deadline_seconds"),
+        pytest.raises(MessageValueError, match="deadline of at most 60 s; lower deadline_seconds"),
     ):
         client.models()
 

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from radiopaque import versions
 from radiopaque.certificates import Identity, Role
 from radiopaque.errors import ResourceError
+from radiopaque.transport import grpc_server
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_server import Call, Handler, Server
+from radiopaque.transport.observer import Observer
 from radiopaque.transport.status import ERROR_KEY, RETRY_KEY, from_rpc_error
 from radiopaque.transport.tls import grpc
 from radiopaque.wire.v1 import services_pb2 as pb
@@ -44,6 +47,48 @@ def test_one_peer_has_its_share_of_calls(make_host: Callable[..., Any]) -> None:
     host.functions["ListModels"] = lambda *_: pb.ListModelsReply()
     for _ in range(5):
         list_models(host)
+
+
+def test_calls_over_the_limit_are_told_when_to_try_again(make_host: Callable[..., Any]) -> None:
+    """By this party, as long as there are few of them; gRPC turns away the others, however many."""
+    spare = grpc_server._SPARE_CALLS
+    refusing, leave = threading.Semaphore(0), threading.Event()
+
+    class Slow(Observer):
+        def refused(self, method: str, outcome: str, peer: str) -> None:
+            refusing.release()
+            leave.wait(10)
+
+    def wait(_: pb.ListModelsRequest, __: Call) -> pb.ListModelsReply:
+        entered.set()
+        leave.wait(10)
+        return pb.ListModelsReply()
+
+    host, entered = make_host(concurrent_calls=1, observer=Slow()), threading.Event()
+    host.functions["ListModels"] = wait
+    with ThreadPoolExecutor(1 + spare) as pool:
+        first = pool.submit(list_models, host)
+        assert entered.wait(10)
+        assert host.peer.check_health(5.0).serving
+        others = [pool.submit(list_models, host) for _ in range(spare)]
+        assert all(refusing.acquire(timeout=10) for _ in others)
+        with pytest.raises(ResourceError, match="refused: RESOURCE_EXHAUSTED") as beyond:
+            list_models(host)
+        assert beyond.value.retry_seconds is None
+        leave.set()
+        first.result(10)
+        for other in others:
+            with pytest.raises(ResourceError, match="1 calls are under way") as refused:
+                other.result(10)
+            assert refused.value.retry_seconds == 1.0
+
+
+def test_a_call_without_a_deadline_is_refused(make_host: Callable[..., Any]) -> None:
+    host = make_host()
+    host.functions["ListModels"] = lambda *_: pb.ListModelsReply()
+    method = host.peer._connected(5.0).unary_unary(host.peer._path("ListModels"))
+    with pytest.raises(grpc.RpcError, match="must be called with a deadline"):
+        method(b"", metadata=versions.own())
 
 
 def test_abandoned_and_failed_calls_give_their_share_back(make_host: Callable[..., Any]) -> None:
