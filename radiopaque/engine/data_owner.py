@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from radiopaque.engine.artefact import ArtefactId, MaskedWeights
 from radiopaque.engine.material import expected_state_bytes, region_frames
 from radiopaque.engine.window import WINDOW_BYTES, Pending, Window
-from radiopaque.errors import SessionStateError, TensorError
+from radiopaque.errors import TensorError
 from radiopaque.gates import halves, sites
 from radiopaque.gates.base import (
     Answering,
@@ -122,8 +122,8 @@ def _output_mask(plan: Plan, key: SessionKey, weights: MaskedWeights) -> RingArr
 class DataOwnerRun:
     """A session about to meet its image: as many of its streams as the window takes are expanded.
 
-    Make it after the ledger says STARTED and the key is erased from it; it runs once, because
-    every gate answers once. The key is erased when all streams are expanded, at the latest when
+    Make it after the ledger says STARTED and the key is erased from it; it runs once, because its
+    window is walked once. The key is erased when all streams are expanded, at the latest when
     the run is over or closed.
     """
 
@@ -139,7 +139,6 @@ class DataOwnerRun:
         self._events = schedule(plan).data_owner
         self._device = device
         self._session = key.session
-        self._spent = False
         self._window = Window(_loading(plan, key.streams(device), key, output_mask), window_bytes)
 
     @property
@@ -159,9 +158,6 @@ class DataOwnerRun:
         TransportError end the session.
         """
         encoded = encode_images(self._plan, images)
-        if self._spent:
-            raise SessionStateError("this session was already run; prepare another session")
-        self._spent = True
         device = self._device
         link = Link(channel, self._session)
         context = Answering(link, device.upload(encoded), device)

@@ -13,7 +13,7 @@ from radiopaque.engine.artefact import ArtefactId
 from radiopaque.engine.material import expected_state_bytes, region_size
 from radiopaque.engine.values import Values, Wiring
 from radiopaque.engine.window import WINDOW_BYTES, Pending, Window
-from radiopaque.errors import SessionStateError, StoreError
+from radiopaque.errors import StoreError
 from radiopaque.gates import halves, sites
 from radiopaque.gates.base import DeviceStreams, Evaluating, Raw, Site
 from radiopaque.gates.linear_maps import LinearMap, linear_maps
@@ -61,9 +61,9 @@ class Material:
 class ModelOwnerRun:
     """A session about to start: as much of its material as the window takes is loaded.
 
-    Make it after the ledger says STARTED; it runs once, because every gate answers once. ``key_o``
-    is erased when all gates are loaded, at the latest when the run is over or closed. Raises
-    StoreError where material that was loaded so far is damaged.
+    Make it after the ledger says STARTED; it runs once, because its window is walked once.
+    ``key_o`` is erased when all gates are loaded, at the latest when the run is over or closed.
+    Raises StoreError where material that was loaded so far is damaged.
     """
 
     def __init__(
@@ -77,7 +77,6 @@ class ModelOwnerRun:
     ) -> None:
         self._model = model
         self._session = session
-        self._spent = False
         self._events = schedule(model.plan).model_owner
         own = Streams(key_o, artefact.plan_digest, session, "model-owner")
         streams = DeviceStreams(own, model.device)
@@ -97,9 +96,6 @@ class ModelOwnerRun:
 
         Raises SessionStateError before anything is received when it is run again.
         """
-        if self._spent:
-            raise SessionStateError("this session was already served; prepare another session")
-        self._spent = True
         model, window = self._model, self._window
         link = Link(channel, self._session)
         context = Evaluating(link, model.maps, model.constants, model.device)

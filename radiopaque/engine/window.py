@@ -32,8 +32,9 @@ class Pending(NamedTuple):
 
 
 class Window:
-    """States of one session on their way to the walk. A context manager: leaving it ends loading.
+    """States of one session on their way to the walk, which is made inside it as a context manager.
 
+    It is entered once, whoever asks: a second walk would use masks twice. Leaving it ends loading.
     Making it fills it; where something is left, a thread goes on from there as the walk does.
     ``gates`` yields every gate of the plan in order, and is closed when all are loaded, one has
     failed, or the window is closed. Raises what loading has raised so far: StoreError for damaged
@@ -48,6 +49,7 @@ class Window:
         self._loaded: dict[int, tuple[Any, int]] = {}
         self._held = 0
         self._wanted = -1
+        self._entered = False
         self._closed = False
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
@@ -107,6 +109,10 @@ class Window:
             self._loaded.clear()
 
     def __enter__(self) -> Window:
+        with self._changed:
+            if self._entered:
+                raise SessionStateError("this session was already run; prepare another session")
+            self._entered = True
         return self
 
     def __exit__(

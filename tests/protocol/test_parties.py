@@ -136,7 +136,7 @@ def test_keys_are_erased_and_sessions_run_once() -> None:
     with pytest.raises(SessionStateError, match="already run"):
         asking.infer(fixed.images, again)
     assert again.sent == []
-    with pytest.raises(SessionStateError, match="already served"):
+    with pytest.raises(SessionStateError, match="already run"):
         again.receive()
 
 

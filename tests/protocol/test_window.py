@@ -24,7 +24,7 @@ from radiopaque.graph import plan as p
 from radiopaque.graph.weights import Weights
 from radiopaque.prg import SecretKey
 from radiopaque.transport.memory import connect
-from radiopaque.wire.frames import Kind
+from radiopaque.wire.frames import Frame, Kind
 from tests.plans import PlanBuilder
 from tests.protocol import sessions
 from tests.protocol.network import images, small_plan, small_weights
@@ -224,6 +224,45 @@ def test_a_session_that_is_never_run_can_be_closed() -> None:
         clinic.infer(image, Replay([]))
     with pytest.raises(SessionStateError):
         owner.run(Replay([]))
+
+
+class Twice(Replay):
+    """A peer with which the same session is begun a second time as soon as it is used."""
+
+    def __init__(self, again: Callable[[Recorder], object]) -> None:
+        super().__init__([])
+        self._again = again
+        self.seen: list[Recorder] = []
+
+    def send(self, frame: Frame) -> None:
+        self._begin()
+
+    def receive(self, more: bool = False) -> Frame:
+        self._begin()
+        return super().receive()
+
+    def _begin(self) -> None:
+        if not self.seen:
+            self.seen.append(Recorder(Replay([])))
+            with pytest.raises(SessionStateError, match="already run"):
+                self._again(self.seen[0])
+
+
+def test_a_session_under_way_is_not_run_again() -> None:
+    """While its states are still there: another image would leave under the same mask."""
+    session, image = deep_session(1)
+    with (
+        closing(serving(session, EVERYTHING)) as owner,
+        closing(asking(session, EVERYTHING)) as clinic,
+    ):
+        other = Twice(lambda channel: clinic.infer(-image, channel))
+        with pytest.raises(ConnectionLostError):
+            clinic.infer(image, other)
+        clinics = Twice(owner.run)
+        with pytest.raises(ConnectionLostError):
+            owner.run(clinics)
+    for (again,) in (other.seen, clinics.seen):
+        assert again.sent == again.received == []
 
 
 # --- the offline message --------------------------------------------------------------------
