@@ -12,30 +12,16 @@ it: an interrupted one may have revealed its result, and what was counted must n
 from __future__ import annotations
 
 import math
-import os
-import sqlite3
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 from model_owner.hosting import HostedModel
-from radiopaque.errors import AccessError, ConfigError, ResourceError, StoreError
-from radiopaque.files import PRIVATE_FILE_MODE, make_private_directory
+from radiopaque.errors import AccessError, ConfigError, ResourceError
 from radiopaque.graph.plan import Output, Plan
+from radiopaque.ledger import Ledger
 from radiopaque.transport.grpc_server import Call, Handler
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS used (
-    clinic TEXT NOT NULL,
-    at     REAL NOT NULL,
-    images INTEGER NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS used_by_clinic ON used (clinic, at);
-"""
 
 
 @dataclass(frozen=True)
@@ -82,29 +68,14 @@ class Rules:
 
 
 class Policy:
-    """The rules of one model owner, and what each clinic has used, in a file of its store."""
+    """The rules of one model owner; what each clinic has used is counted in its ledger."""
 
-    def __init__(self, rules: Rules, store: Path, clock: Callable[[], float] = time.time) -> None:
-        make_private_directory(store)
+    def __init__(
+        self, rules: Rules, ledger: Ledger, clock: Callable[[], float] = time.time
+    ) -> None:
         self._rules = rules
+        self._ledger = ledger
         self._clock = clock
-        self._path = store / "quota.sqlite"
-        self._lock = threading.Lock()
-        try:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE))
-            self._connection = sqlite3.connect(
-                self._path, isolation_level=None, check_same_thread=False
-            )
-            self._connection.execute("PRAGMA journal_mode = TRUNCATE")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise self._unusable(error) from error
-
-    def close(self) -> None:
-        """Let go of the file."""
-        with self._lock:
-            self._connection.close()
 
     def guarded(self, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
         """A service's table, for the admitted clinics alone."""
@@ -143,46 +114,13 @@ class Policy:
                 f"an inference on {images} images is over the quota of {quota} in "
                 f"{_duration(period)}; use a plan with a smaller batch, or ask the vendor"
             )
-        now = self._clock()
-        with self._lock:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    wait = self._wait(clinic, images, now)
-                    if wait is None:
-                        self._connection.execute(
-                            "INSERT INTO used VALUES (?, ?, ?)", (clinic, now, images)
-                        )
-                    self._connection.execute("COMMIT")
-                except BaseException:
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                raise self._unusable(error) from error
+        wait = self._ledger.charge(clinic, images, quota, period, self._clock())
         if wait is not None:
             raise ResourceError(
                 f"the quota of this clinic, {quota} images in {_duration(period)}, is used up; "
                 f"try again in {math.ceil(wait)} s",
                 retry_seconds=wait,
             )
-
-    def _wait(self, clinic: str, images: int, now: float) -> float | None:
-        """Seconds until so many images fit into the quota; None if they do now."""
-        quota, period = self._rules.images or 0, self._rules.period_seconds
-        self._connection.execute("DELETE FROM used WHERE at <= ?", (now - period,))
-        rows = self._connection.execute(
-            "SELECT at, images FROM used WHERE clinic = ? ORDER BY at", (clinic,)
-        ).fetchall()
-        excess = sum(row[1] for row in rows) + images - quota
-        if excess <= 0:
-            return None
-        freed = accumulate(count for _, count in rows)
-        at = next(at for (at, _), images in zip(rows, freed, strict=True) if images >= excess)
-        return float(at + period - now)
-
-    def _unusable(self, error: Exception) -> StoreError:
-        return StoreError(f"{self._path} cannot be used: {error}; check the disk")
 
 
 def _duration(seconds: float) -> str:

@@ -81,7 +81,7 @@ class ModelOwner:
         rules = rules or Rules()
         rules.check_outputs(hosted.loaded())
         self._ledger = ledger or Ledger(store / "sessions.sqlite", MODEL_OWNER)
-        self._policy = Policy(rules, store)
+        self._policy = Policy(rules, self._ledger)
         self._material = MaterialStore(store / "material")
         self._admitting = threading.Lock()
         self._arriving: dict[bytes, int] = {}
@@ -110,7 +110,6 @@ class ModelOwner:
     def close(self) -> None:
         """Let go of the ledger."""
         self._ledger.close()
-        self._policy.close()
 
     def _discard_useless(self) -> None:
         """Burn prepared sessions that are too old or whose artefact is not hosted any more."""

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from radiopaque.errors import StoreError
 from radiopaque.files import PRIVATE_FILE_MODE, make_private_directory
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 SCHEMA: Final = """
 CREATE TABLE session (
     id       {blob} PRIMARY KEY CHECK (length(id) = 16),
@@ -44,6 +44,12 @@ CREATE TABLE party (
     format   INTEGER NOT NULL,
     epoch    {blob} NOT NULL CHECK (length(epoch) = 16)
 ) {suffix};
+CREATE TABLE spent (
+    peer     TEXT NOT NULL,
+    at       {real} NOT NULL,
+    amount   INTEGER NOT NULL
+) {suffix};
+CREATE INDEX spent_by_peer ON spent (peer, at);
 """
 
 

@@ -22,6 +22,7 @@ from radiopaque.errors import (
     StoreError,
     UnknownSessionError,
 )
+from radiopaque.ledger import quotas
 from radiopaque.ledger.databases import (
     FORMAT,
     AlreadyKnownError,
@@ -212,6 +213,17 @@ class Ledger:
                 values,
             ).fetchone()[0]
         return number
+
+    def charge(
+        self, peer: str, amount: int, quota: int, seconds: float, now: float
+    ) -> float | None:
+        """Count what a peer is about to use, durably; see :func:`radiopaque.ledger.quotas.charge`.
+
+        Returns None, or beyond its quota the seconds to wait; nothing is counted then.
+        """
+        with self._database.transaction() as connection:
+            lock = self._database.row_lock
+            return quotas.charge(connection, lock, peer, amount, quota, seconds, now)
 
     def mark(self, peer: str, epoch: bytes | None = None) -> Mark:
         """What to tell a peer: of its ledger of ``epoch``, or of the one that it used last."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from radiopaque.certificates import Role
-from radiopaque.errors import SessionStateError
+from radiopaque.errors import ResourceError, SessionStateError
 from radiopaque.transport.grpc_client import Peer
 from tests.e2e.networks import lungs
 from tests.e2e.parties import Clinic, Deployment, Serving
@@ -18,6 +18,7 @@ from tests.unit.ledger.test_postgresql import Server, server
 
 __all__ = ["server"]
 NETWORK = "lungs-1.10"
+QUOTA = 3
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def replicas(server: Server, tmp_path: Path) -> Iterator[tuple[Deployment, Servi
     deployment = Deployment(tmp_path / "deployment", {NETWORK: lungs(seed=10)})
     owner, conninfo = deployment.owner, server.database()
     text = owner.config.read_text()
-    kept = f'[ledger]\npostgresql = "{conninfo}"\nreplica = "%s"\n'
+    kept = f'[ledger]\npostgresql = "{conninfo}"\nreplica = "%s"\n[policy]\nimages = {QUOTA}\n'
     owner.config.write_text(text + kept % "first")
     (tmp_path / "second").mkdir()
     second = Serving(
@@ -49,6 +50,30 @@ def replicas(server: Server, tmp_path: Path) -> Iterator[tuple[Deployment, Servi
         second.wait()
         yield deployment, second
         second.kill()
+
+
+def test_two_replicas_grant_one_quota(replicas: tuple[Deployment, Serving]) -> None:
+    deployment, second = replicas
+    clinic: Clinic = deployment.clinic("counted")
+    hands = [Hand(deployment, clinic, NETWORK) for _ in range(QUOTA + 1)]
+    for number, hand in enumerate(hands):
+        hand.prepare()
+        if number % 2:
+            hand.owner.close()
+            hand.owner = Peer(Role.MODEL_OWNER, second.address, hand.identity)
+    *granted, beyond = hands
+    for hand in granted:
+        hand.infer()
+    for replica in (deployment.owner, second):
+        beyond.owner.close()
+        beyond.owner = Peer(Role.MODEL_OWNER, replica.address, beyond.identity)
+        with pytest.raises(ResourceError, match=f"{QUOTA} images in 24 hours, is used up"):
+            beyond.start()
+    # also when a replica begins anew
+    second.kill()
+    second.restart()
+    with pytest.raises(ResourceError, match="is used up"):
+        beyond.start()
 
 
 def test_a_session_is_served_by_one_of_two_replicas(

@@ -33,7 +33,7 @@ from radiopaque.ledger import (
 )
 
 psycopg = pytest.importorskip("psycopg")
-from radiopaque.ledger import postgresql  # noqa: E402
+from radiopaque.ledger import postgresql, quotas  # noqa: E402
 from radiopaque.ledger.postgresql import PostgresqlDatabase  # noqa: E402
 
 PROGRAMS = [shutil.which(name) for name in ("initdb", "postgres")]
@@ -199,6 +199,33 @@ def test_a_replica_burns_what_it_left_in_the_middle_and_nobody_elses(opening: Op
     assert again.get(mine).state is State.BURNT
     assert again.get(others).state is State.PREPARING
     assert again.get(ready).state is State.READY
+
+
+def test_what_one_replica_counts_counts_at_all(opening: Opening) -> None:
+    replicas = [opening(holder=name) for name in "ab"]
+    waits = [ledger.charge("clinic", 2, 5, 60.0, 100.0 + n) for n, ledger in enumerate(replicas)]
+    assert waits == [None, None]
+    assert [ledger.charge("clinic", 2, 5, 60.0, 110.0) for ledger in replicas] == [50.0, 50.0]
+    assert replicas[0].charge("other", 5, 5, 60.0, 110.0) is None
+    replicas[0].close()
+    assert opening(holder="a").charge("clinic", 1, 5, 60.0, 110.0) is None
+    assert replicas[1].charge("clinic", 1, 5, 60.0, 110.0) == 50.0
+
+
+def test_one_replica_counts_at_a_time(opening: Opening) -> None:
+    """What another is about to add is waited for: both would have seen room for one."""
+    first, second = (opening(holder=name) for name in "ab")
+    outcomes: list[float | None] = []
+    other = threading.Thread(
+        target=lambda: outcomes.append(second.charge("clinic", 1, 1, 60.0, 100.0))
+    )
+    with first._database.transaction() as connection:
+        lock = first._database.row_lock
+        assert quotas.charge(connection, lock, "clinic", 1, 1, 60.0, 100.0) is None
+        other.start()
+        other.join(0.5)
+    other.join()
+    assert outcomes == [60.0]
 
 
 def test_two_processes_of_one_name_are_refused(opening: Opening) -> None:
