@@ -14,14 +14,21 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
 from radiopaque import versions
-from radiopaque.certificates import Identity, Role, Watch
-from radiopaque.errors import ConnectionLostError, RadiopaqueError, VersionError
+from radiopaque.certificates import Identity, Role
+from radiopaque.errors import (
+    AuthenticationError,
+    ConnectionLostError,
+    RadiopaqueError,
+    VersionError,
+    without_traceback,
+)
 from radiopaque.transport import health
 from radiopaque.transport.cancellation import Cancellation
 from radiopaque.transport.channel import DEFAULT_DEADLINE_SECONDS, Counters
 from radiopaque.transport.inbox import Inbox
 from radiopaque.transport.status import from_rpc_error
-from radiopaque.transport.tls import client_credentials, grpc, trusting_only
+from radiopaque.transport.tls import client_credentials, grpc
+from radiopaque.transport.trust import Trust
 from radiopaque.wire import frames, messages
 from radiopaque.wire.frames import MAX_MESSAGE_BYTES, Frame
 from radiopaque.wire.v1 import services_pb2 as pb
@@ -86,7 +93,7 @@ class Peer:
         ]
         if address.startswith(_LOOPBACK):
             self._options.append(("grpc.enable_http_proxy", 0))
-        self._watch = Watch(identity)
+        self._trust = Trust(identity, role, address, self._server_name)
         self._lock = threading.Lock()
         # Calls may be under way over older channels; these let go of idle connections themselves.
         self._channels: list[grpc.Channel] = []
@@ -98,15 +105,8 @@ class Peer:
                 channel.close()
 
     def _connected(self, deadline_seconds: float) -> grpc.Channel:
-        """A channel with the certificate that is in the files now, to a peer that still stands.
-
-        Without revocation lists, the handshake shows whether the peer's certificate holds.
-        """
-        identity = self._watch.identity()
-        if identity.revoked is not None:
-            identity = trusting_only(
-                identity, self.address, self._server_name, self.role, deadline_seconds
-            )
+        """A channel with the certificate that is in the files now, to a peer that still stands."""
+        identity = self._trust.identity(deadline_seconds)
         shown = identity.certificate, identity.authorities
         with self._lock:
             if shown != self._shown:
@@ -123,7 +123,7 @@ class Peer:
         """
         path = f"/{health.SERVICE.full_name}/Check"
         data = messages.encode(health.Request())
-        with suppress(grpc.RpcError):
+        with suppress(grpc.RpcError, RadiopaqueError):
             check = self._connected(seconds).unary_unary(path)
             check(data, timeout=seconds, wait_for_ready=True)
 
@@ -190,7 +190,7 @@ class Peer:
             reply = call.result()
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
             if failures:
-                raise failures[0] from None
+                raise failures.pop() from None
             raise self._typed(error) from None
         self._check_version(call)
         counters.count_received(len(reply))
@@ -300,7 +300,9 @@ class Peer:
         return f"/{self._service.full_name}/{self._service.methods_by_name[method].name}"
 
     def _typed(self, error: grpc.RpcError) -> RadiopaqueError:
-        return from_rpc_error(error, str(self.role).replace("-", " "), self.address)
+        error.__traceback__ = None  # it is the call, which its caller keeps
+        typed = from_rpc_error(error, self.role.text, self.address)
+        return self._trust.explain(typed) if isinstance(typed, AuthenticationError) else typed
 
 
 class GrpcChannel:
@@ -329,7 +331,7 @@ class GrpcChannel:
 
     def send(self, frame: Frame) -> None:
         if self._ended is not None:
-            raise self._ended
+            raise without_traceback(self._ended)
         if self._terminated.is_set():
             raise self._reason()
         data = frames.encode(frame)
@@ -338,11 +340,12 @@ class GrpcChannel:
 
     def receive(self, more: bool = False) -> Frame:
         if self._ended is not None:
-            raise self._ended
+            raise without_traceback(self._ended)
         try:
             data = self._inbox.get()
-        except grpc.RpcError:
-            raise self._ended or self._reason() from None
+        except grpc.RpcError as error:
+            error.__traceback__ = None  # it is the call, which is kept
+            raise without_traceback(self._ended or self._reason()) from None
         if data is None:
             raise self._reason()
         if self._check_version is not None:
@@ -358,7 +361,8 @@ class GrpcChannel:
         with self._closing:
             if self._ended is not None:
                 return
-            self._ended = error or ConnectionLostError("this side has closed the channel")
+            ended = error or ConnectionLostError("this side has closed the channel")
+            self._ended = without_traceback(ended)
         self._outbox.put(None)
         if error is None:
             # Lets what was sent arrive, and the peer finish: cancelling at once would drop both.

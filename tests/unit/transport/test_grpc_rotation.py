@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from radiopaque.certificates import CertificateFiles, Role, init_directory, issue, revoke
-from radiopaque.errors import AuthenticationError, ConnectionLostError, RoleError
+from radiopaque.errors import AuthenticationError, ConnectionLostError
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.tls import grpc
 from tests.unit.certificates.hospital import Authority, root
@@ -276,20 +276,6 @@ def test_the_server_that_was_looked_at_is_the_one_that_is_called(
     # without lists the stolen certificate would have done
     with stolen.peer_of(load(files[Role.DATA_OWNER], Role.DATA_OWNER)) as peer:
         list_models(peer)
-
-
-def test_the_role_is_read_where_a_host_name_is_asked_for(
-    authority: Path, hosting: Callable[[Parties], Host]
-) -> None:
-    files = parties(authority)
-    crl = revoke(authority, issue(authority, Role.DATA_OWNER, "other").certificate)
-    host = hosting(files)
-    clinic = load(replace(files[Role.DATA_OWNER], crl=crl), Role.DATA_OWNER)
-    with (
-        Peer(Role.CRYPTO_PROVIDER, host.address, clinic, "localhost") as peer,
-        pytest.raises(RoleError, match="a crypto provider is due"),
-    ):
-        peer.check_health(5.0)
 
 
 def test_a_hospitals_authority_with_an_intermediate(
