@@ -7,7 +7,7 @@ hands, others into memory, each row once. Values are freed when all of their rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from radiopaque.graph.bands import Band, Rows, row_count, rows_between
 from radiopaque.graph.plan import Plan
 from radiopaque.kernels.device import Array
 from radiopaque.telemetry import recorder
+
+_Task = Generator[Any, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,12 @@ class _Node:
     readers: int
     passing: bool
     """Is each row of the value asked for exactly once, so that none is kept?"""
+
+    def end(self, rows: Rows | None) -> int:
+        """Rows of the value up to the last of these; None: all of them."""
+        if rows is None:
+            return self.rows
+        return (rows.last - 1) * self.site.step.shape[2] + rows.bottom
 
 
 class Wiring:
@@ -77,46 +85,63 @@ class Values:
     def put(self, site: Site, band: Band, words: Array) -> None:
         """A band of the output of a gate that communicates, [band.size]."""
         shape = site.step.shape
-        part = words.reshape(shape if band.rows is None else band.rows.shape(shape))
-        self._store(site, band.rows, part)
         self._done[site.number] = band.end
+        # the last rows of a value may be there when its readers are complete without them
+        if self._unread[site.number]:
+            part = words.reshape(shape if band.rows is None else band.rows.shape(shape))
+            self._store(site, band.rows, part)
 
     def rows(self, number: int, rows: Rows | None) -> Array:
         """Some rows of a value, all of whose operands' rows are there; None: all of it."""
-        node = self._nodes[number]
-        if node.passing:
-            return self._compute(node, rows)
-        self._complete(node, node.rows if rows is None else _end(node.site, rows))
-        value = self._arrays[number]
-        return value if rows is None else value[rows.where]
+        value: Array = _outcome(self._rows(number, rows))
+        return value
 
     def read(self, reader: Site) -> None:
         """A gate needs its inputs no more."""
-        for value in reader.step.inputs:
-            self._unread[value] -= 1
-            if not self._unread[value]:
+        complete = [reader]
+        while complete:
+            for value in complete.pop().step.inputs:
+                self._unread[value] -= 1
+                if self._unread[value]:
+                    continue
                 self._arrays.pop(value, None)
+                node = self._nodes[value]
+                if node.half.replies is None and self._done[value] < node.rows:
+                    # nobody asks for the rows that are left
+                    self._done[value] = node.rows
+                    self._free(value)
+                    complete.append(node.site)
 
-    def _complete(self, node: _Node, stop: int) -> None:
+    def _rows(self, number: int, rows: Rows | None) -> _Task:
+        node = self._nodes[number]
+        if node.passing:
+            return (yield self._compute(node, rows))
+        yield self._complete(node, node.end(rows))
+        value = self._arrays[number]
+        return value if rows is None else value[rows.where]
+
+    def _complete(self, node: _Node, stop: int) -> _Task:
         """Compute rows of a value that is kept, up to ``stop``."""
         done = self._done[node.site.number]
         if done >= stop:
             return
         if node.reach is Reach.WHOLE:
-            self._store(node.site, None, self._compute(node, None))
+            self._store(node.site, None, (yield self._compute(node, None)))
             return
         for rows in rows_between(node.site.step.shape, done, stop):
-            self._store(node.site, rows, self._compute(node, rows))
+            self._store(node.site, rows, (yield self._compute(node, rows)))
 
-    def _compute(self, node: _Node, rows: Rows | None) -> Array:
+    def _compute(self, node: _Node, rows: Rows | None) -> _Task:
         site, inputs = node.site, node.site.step.inputs
-        if node.reach is Reach.WINDOWS and rows is not None:
-            needed = operand_rows(node.half, site, _end(site, rows))
-            self._complete(self._nodes[inputs[0]], needed)
-            values = [self._arrays[inputs[0]]]
+        values: list[Array] = []
+        if node.reach is Reach.WINDOWS:
+            needed = operand_rows(node.half, site, node.end(rows))
+            yield self._complete(self._nodes[inputs[0]], needed)
+            values.append(self._arrays[inputs[0]])
         else:
             part = rows if node.reach is Reach.ROWS else None
-            values = [self.rows(i, part) for i in inputs]
+            for value in inputs:
+                values.append((yield self._rows(value, part)))
         state = self._state(site.number)
         with recorder.span("evaluate", site.number):
             out = node.half.evaluate(self._context, site, state, values, rows)
@@ -138,6 +163,20 @@ class Values:
         self._arrays[number][rows.where] = part
 
 
-def _end(site: Site, rows: Rows) -> int:
-    """Rows of a value up to the last of these."""
-    return (rows.last - 1) * site.step.shape[2] + rows.bottom
+def _outcome(task: _Task) -> Any:
+    """Run a task and those that it waits for: a chain of gates may be longer than Python's stack.
+
+    A task yields another one, and is sent what that returned.
+    """
+    waiting = [task]
+    outcome = None
+    while waiting:
+        try:
+            following = waiting[-1].send(outcome)
+        except StopIteration as end:
+            waiting.pop()
+            outcome = end.value
+        else:
+            waiting.append(following)
+            outcome = None
+    return outcome
