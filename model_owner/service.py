@@ -377,7 +377,7 @@ class ModelOwner:
             with self._material.writer(plan, order.session, Kind.OFFLINE, key_file) as writer:
                 for part in parts:
                     if failures:
-                        raise failures[0]
+                        raise failures.pop()
                     if part.WhichOneof("part") != "frame":
                         raise MessageOrderError("only frames follow the header of a session")
                     writer.accept(messages.to_frame(part.frame))
@@ -387,8 +387,8 @@ class ModelOwner:
             raise
         finally:
             fetching.join()
-        for failure in failures:
-            raise failure
+        if failures:
+            raise failures.pop()
         return pb.PrepareReply(
             crypto_provider_to_model_owner_bytes=counters.received_bytes,
             model_owner_to_crypto_provider_bytes=counters.sent_bytes,

@@ -53,7 +53,9 @@ Every message says what was wrong, with which value, and what to do. None carrie
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+_Error = TypeVar("_Error", bound=BaseException)
 
 
 class RadiopaqueError(Exception):
@@ -273,3 +275,14 @@ class StoreError(RadiopaqueError):
 
 class ModelCardWarning(UserWarning):
     """The image lies outside what the model card says the model was made for."""
+
+
+def without_traceback(error: _Error) -> _Error:
+    """A copy, for whoever keeps an error or raises one that is kept.
+
+    A traceback refers to every caller's variables. Where one of these has the error again, all of
+    them, with the arrays of a whole session, would stay in memory until Python looks for cycles.
+    """
+    copied = type(error).__new__(type(error), *error.args)
+    copied.__dict__.update(error.__dict__)
+    return copied

@@ -16,7 +16,7 @@ from dataclasses import fields, is_dataclass
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
-from radiopaque.errors import SessionStateError
+from radiopaque.errors import SessionStateError, without_traceback
 
 WINDOW_BYTES: Final = 2 << 30
 """Default size: a VGG-16 at 224 by 224 pixels fits, or eight images of a ResNet-18 at once."""
@@ -92,9 +92,10 @@ class Window:
             self._changed.wait_for(lambda: gate in self._loaded or self._next is None)
             found = self._loaded.get(gate)
         if found is None:
-            raise self._failure or SessionStateError(
+            gone = SessionStateError(
                 "the material of this session is not there any more; prepare another session"
             )
+            raise without_traceback(self._failure or gone)
         return found
 
     def close(self) -> None:
@@ -129,7 +130,7 @@ class Window:
             while self._next is not None and self._has_room(self._next):
                 self._load(self._next)
         except BaseException as error:
-            self._failure = error
+            self._failure = without_traceback(error)
         finally:
             self._end()
 

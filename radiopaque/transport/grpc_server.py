@@ -13,7 +13,13 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from radiopaque.certificates import Identity, Role, Watch
-from radiopaque.errors import ConfigError, ConnectionLostError, DeadlineError, RadiopaqueError
+from radiopaque.errors import (
+    ConfigError,
+    ConnectionLostError,
+    DeadlineError,
+    RadiopaqueError,
+    without_traceback,
+)
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.admission import Admission, Call, Guard, Handler
 from radiopaque.transport.channel import Channel
@@ -160,17 +166,18 @@ class ServingChannel:
 
     def send(self, frame: Frame) -> None:
         if self._ended is not None:
-            raise self._ended
+            raise without_traceback(self._ended)
         data = frames.encode(frame)
         self._outbox.put(data)
         self.counters.count_sent(len(data))
 
     def receive(self, more: bool = False) -> Frame:
         if self._ended is not None:
-            raise self._ended
+            raise without_traceback(self._ended)
         data = self._inbox.get()
         if data is None:
-            raise self._ended or ConnectionLostError("the peer has ended the stream")
+            error = ConnectionLostError("the peer has ended the stream")
+            raise without_traceback(self._ended or error)
         if more:
             self._inbox.look_ahead()
         frame = frames.decode(data)
@@ -178,7 +185,8 @@ class ServingChannel:
         return frame
 
     def close(self, error: RadiopaqueError | None = None) -> None:
-        self._end(error or ConnectionLostError("this side has closed the channel"), error)
+        reported = without_traceback(error) if error else None
+        self._end(reported or ConnectionLostError("this side has closed the channel"), reported)
 
     def replies(self) -> Iterator[bytes]:
         """What is to be sent, until the channel is closed."""
@@ -236,7 +244,7 @@ def _method_handler(
             # The slot of this call stays taken until the party's function has let go.
             worker.join()
             if channel.error is not None:
-                raise channel.error
+                raise without_traceback(channel.error)
 
     if method.client_streaming:
         if method.server_streaming:

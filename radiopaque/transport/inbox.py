@@ -35,7 +35,10 @@ class Inbox:
         self._ahead = False
         item = self._fetched.get()
         if isinstance(item, BaseException):
-            raise item
+            try:
+                raise item
+            finally:
+                del item  # the error would hold this frame, and this frame the error
         return item
 
     def look_ahead(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
-from radiopaque.errors import ConnectionLostError, DeadlineError, RadiopaqueError
+from radiopaque.errors import ConnectionLostError, DeadlineError, RadiopaqueError, without_traceback
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.channel import DEFAULT_DEADLINE_SECONDS, Channel, Counters
 from radiopaque.wire.frames import Frame, encoded_size
@@ -42,7 +42,7 @@ class MemoryChannel:
 
     def send(self, frame: Frame) -> None:
         if self._ended is not None:
-            raise self._ended
+            raise without_traceback(self._ended)
         if self._peer._ended is not None:
             raise self._peer._farewell()
         if isinstance(frame.payload, memoryview):
@@ -53,7 +53,7 @@ class MemoryChannel:
 
     def receive(self, more: bool = False) -> Frame:
         if self._ended is not None:
-            raise self._ended
+            raise without_traceback(self._ended)
         try:
             item = self._inbox.get(timeout=max(0.0, self._deadline - time.monotonic()))
         except Empty:
@@ -63,7 +63,7 @@ class MemoryChannel:
             ) from None
         if isinstance(item, _End):
             self._inbox.put(item)
-            raise item.error
+            raise without_traceback(item.error)
         frame, size = item
         self.counters.count_received_frame(frame, size)
         return frame
@@ -72,8 +72,9 @@ class MemoryChannel:
         with self._closing:
             if self._ended is not None:
                 return
-            self._reported = error if self._serving else None
-            self._ended = error or ConnectionLostError("this side has closed the channel")
+            self._reported = without_traceback(error) if error and self._serving else None
+            ended = error or ConnectionLostError("this side has closed the channel")
+            self._ended = without_traceback(ended)
         self._peer._inbox.put(_End(self._farewell()))
         self._inbox.put(_End(self._ended))
 
