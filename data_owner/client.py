@@ -165,10 +165,19 @@ class Client:
         return self._sessions.stock(self.model())
 
     def prepare(self, count: int = 1) -> list[Prepared]:
-        """Make material for ``count`` inferences ahead of time."""
+        """Make material for ``count`` inferences ahead of time.
+
+        Each is opened for the dealer audit with the probability ``audit_share`` of the
+        configuration, and gone then. Raises DealerError where one is wrong.
+        """
         with self._refetching():
-            model = self.model()
-            return [self._sessions.prepare(model) for _ in range(count)]
+            model, share = self.model(), self.audit_share
+            return [self._sessions.prepare(model, share) for _ in range(count)]
+
+    @property
+    def audit_share(self) -> float:
+        """Of what is prepared ahead of time, as configured."""
+        return self._config.audit_share
 
     def audit(self, share: float) -> Audited:
         """Have the vendor check a random share of the stock for what the crypto provider dealt.

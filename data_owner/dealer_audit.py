@@ -63,6 +63,11 @@ def chosen(stock: Sequence[bytes], share: float) -> list[bytes]:
     return secrets.SystemRandom().sample(stock, count)
 
 
+def drawn(share: float) -> bool:
+    """True with the probability ``share``, whatever was drawn before."""
+    return secrets.SystemRandom().random() < share
+
+
 def audit(
     stock: Sequence[bytes],
     picked: Sequence[bytes],

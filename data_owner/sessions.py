@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_owner.artefacts import LocalModel
-from data_owner.dealer_audit import Audited, audit, chosen, open_session
+from data_owner.dealer_audit import Audited, audit, chosen, drawn, open_session
 from data_owner.engines import Infer, Offline, Opened
 from data_owner.starting import RefusedError, begin
 from radiopaque.audit import AuditLog
@@ -46,6 +46,8 @@ class Prepared:
     session: bytes
     seconds: float
     bytes: dict[str, int]
+    opened: bool = False
+    """Whether it was opened to the vendor at once; it was dealt right, and is gone."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,19 @@ class Sessions:
         with self._mutex:
             return len(self._free(model))
 
-    def prepare(self, model: LocalModel) -> Prepared:
-        """Make one session's material at all three parties. No image is needed for it."""
+    def prepare(self, model: LocalModel, audit_share: float = 0.0) -> Prepared:
+        """Make one session's material at all three parties. No image is needed for it.
+
+        With the probability ``audit_share`` it is then opened to the vendor, as :meth:`audit` does.
+        """
         session = self._hold(new_id())
         try:
-            return self._prepare(model, session)
+            prepared = self._prepare(model, session)
+            if not drawn(audit_share):
+                return prepared
+            with self._whole_stock(model) as others:
+                audited = self._audited(model, [*others, session], [session])
+            return replace(prepared, opened=audited.opened > 0)
         finally:
             self._release(session)
 
@@ -192,15 +202,11 @@ class Sessions:
         when the whole stock is gone; ConfigError for the share, SessionStateError where there is no
         stock, and TransportError, which ends the audit.
         """
-        with self._mutex:
-            stock = self._free(model)
-            picked = chosen(stock, share)
-            self._held.update(stock)
-        try:
-            return audit(stock, picked, lambda one: self._open(model, one), self._ledger.burn)
-        finally:
-            for session in stock:
-                self._release(session)
+        with self._whole_stock(model) as stock:
+            return self._audited(model, stock, chosen(stock, share))
+
+    def _audited(self, model: LocalModel, stock: list[bytes], picked: list[bytes]) -> Audited:
+        return audit(stock, picked, lambda one: self._open(model, one), self._ledger.burn)
 
     def _open(self, model: LocalModel, session: bytes) -> None:
         """One session for the audit; gone when this returns, unless the vendor was not reached."""
@@ -347,6 +353,18 @@ class Sessions:
     def _release(self, session: bytes) -> None:
         with self._mutex:
             self._held.discard(session)
+
+    @contextmanager
+    def _whole_stock(self, model: LocalModel) -> Iterator[list[bytes]]:
+        """All sessions in stock, held meanwhile."""
+        with self._mutex:
+            stock = self._free(model)
+            self._held.update(stock)
+        try:
+            yield stock
+        finally:
+            for session in stock:
+                self._release(session)
 
     def _free(self, model: LocalModel) -> list[bytes]:
         return [

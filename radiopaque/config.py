@@ -352,6 +352,15 @@ class DataOwnerConfig(Table):
         description="Memory, of the device, for the material of one inference. What is beyond it "
         "(or beyond the largest layer, if that takes more) is computed while the inference runs.",
     )
+    audit_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        strict=True,
+        description="Probability with which `data-owner prepare` opens a session that it has made "
+        "to the vendor, who checks what the crypto provider dealt; the session is gone then.",
+        examples=[0.1],
+    )
     retry: RetryConfig = RetryConfig()
     tls: TlsConfig
     model_owner: PeerConfig

@@ -171,7 +171,11 @@ def _prepare(
 ) -> None:
     """Make offline material ahead of time, so that images need not wait for it.
 
-    With --json: {"prepared": [{"session", "seconds", "bytes"}], "stock": n, "setup_bytes": {...}}.
+    With `audit_share` in the config, that share of it is opened to the vendor for the dealer audit.
+    Where one is wrong, DealerError, exit code 10, and the whole stock is burnt.
+
+    With --json: {"prepared": [{"session", "seconds", "bytes", "opened"}], "stock": n,
+    "setup_bytes": {...}}.
     """
     with _client(config, engine) as client, _progress() as tell:
         prepared: list[dict[str, Any]] = []
@@ -179,13 +183,16 @@ def _prepare(
             tell(f"preparing session {number + 1} of {count}")
             for item in client.prepare():
                 prepared.append({**asdict(item), "session": item.session.hex()})
-        stock = client.stock()
+        stock, share = client.stock(), client.audit_share
         setup = setup_bytes(client)
     if as_json:
         print(json.dumps({"prepared": prepared, "stock": stock, "setup_bytes": setup}))
-    else:
-        seconds = sum(item["seconds"] for item in prepared)
-        print(f"{count} session(s) prepared in {seconds:.1f} s; {stock} in stock")
+        return
+    seconds = sum(item["seconds"] for item in prepared)
+    print(f"{count} session(s) prepared in {seconds:.1f} s; {stock} in stock")
+    if share:
+        opened = sum(item["opened"] for item in prepared)
+        print(f"dealer audit (audit_share {share:g}): {opened} of them opened, right, and gone")
 
 
 def _audit(

@@ -74,7 +74,7 @@ def test_from_preparing_to_reports(
     assert stocked["stock"] == 2
     assert set(stocked["setup_bytes"]) == ONLINE_LINKS
     for item in stocked["prepared"]:
-        assert set(item) == {"session", "seconds", "bytes"}
+        assert set(item) == {"session", "seconds", "bytes", "opened"}
         assert set(item["bytes"]) == LINKS
         assert item["seconds"] > 0
         between = ("crypto_provider_to_data_owner", "data_owner_to_crypto_provider")

@@ -246,3 +246,12 @@ def test_collectors_of_traces(tmp_path: Path, url: str, accepted: bool) -> None:
         assert load(tmp_path, Role.CRYPTO_PROVIDER, text).traces == url
     else:
         assert "traces: must be" in problems(tmp_path, Role.CRYPTO_PROVIDER, text)
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.1", "nan", '"0.1"', "true"])
+def test_shares_that_are_refused(tmp_path: Path, value: str) -> None:
+    clinic = SMALLEST[Role.DATA_OWNER]
+    message = problems(tmp_path, Role.DATA_OWNER, f"audit_share = {value}\n{clinic}")
+    assert "audit_share" in message
+    loaded = load(tmp_path, Role.DATA_OWNER, f"audit_share = 1\n{clinic}")
+    assert loaded.audit_share == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_owner.dealer_audit import Audited, audit, chosen, detection
+from data_owner.dealer_audit import Audited, audit, chosen, detection, drawn
 from data_owner.starting import RefusedError
 from radiopaque.errors import (
     ConfigError,
@@ -141,3 +141,20 @@ def test_a_vendor_that_goes_away_does_not_hide_what_was_found() -> None:
     with pytest.raises(DealerError, match="1 of 2 opened sessions are wrong, and the 18 left"):
         audit(STOCK, STOCK[:4], open_one, burnt.append)
     assert sorted(burnt) == STOCK[2:]
+
+
+def test_each_session_is_drawn_with_the_stated_probability() -> None:
+    count = 4000
+    for share in (0.1, 0.5):
+        hits = sum(drawn(share) for _ in range(count))
+        assert abs(hits - share * count) < 5 * math.sqrt(share * (1 - share) * count)
+    assert not any(drawn(0.0) for _ in range(200))
+    assert all(drawn(1.0) for _ in range(200))
+
+
+def test_nobody_can_foretell_a_draw_by_seeding_a_generator() -> None:
+    runs = []
+    for _ in range(2):
+        random.seed(1)
+        runs.append([drawn(0.5) for _ in range(100)])
+    assert runs[0] != runs[1]
