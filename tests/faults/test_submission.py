@@ -104,14 +104,17 @@ def test_a_folder_is_done_once(serving: Deployment, clinic: Clinic, tmp_path: Pa
 
 def test_another_model_is_asked_anew(serving: Deployment, clinic: Clinic, tmp_path: Path) -> None:
     folder = tmp_path / "images"
-    pictures_in(folder, 1)
+    (path,) = pictures_in(folder, 1)
     older = serving.clinic("asks-two-models", version="1.9")
     code, answer = submit(older, folder)
     assert (code, answer["results"][0]["version"]) == (0, "1.9")
+    # nor does a session of the other one serve
+    assert older.command("prepare").returncode == 0
     text = older.config.read_text()
     older.config.write_text(text.replace('version = "1.9"', 'version = "1.10"'))
     code, answer = submit(older, folder)
     assert (code, answer["results"][0]["version"]) == (0, "1.10")
+    assert_right(serving, path, answer["results"][0]["logits"])
 
 
 DYING = """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +80,28 @@ def test_a_line_that_was_cut_off_is_dropped(path: Path, image: Image) -> None:
             journal.add(replace(image, digest="11"), ARTEFACT, Result(ANSWER, 1, WHEN))
         assert path.read_bytes().startswith(whole)
         assert len([json.loads(line) for line in path.read_bytes().splitlines()]) == 2
+
+
+def test_a_line_is_on_the_disk_before_a_result_counts(
+    path: Path, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails is told, and so is one that takes a part of a line."""
+
+    def fail(file: int) -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    with Journal(path) as journal:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", fail)
+            with pytest.raises(StoreError, match="the disk is broken"):
+                journal.add(image, ARTEFACT, Result(ANSWER, 0, WHEN))
+        assert journal.find(image, ARTEFACT) is None
+        write = os.write
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", lambda file, data: write(file, data[:9]))
+            with pytest.raises(StoreError, match="free some disk space"):
+                journal.add(image, ARTEFACT, Result(ANSWER, 0, WHEN))
+        assert journal.find(image, ARTEFACT) is None
 
 
 @pytest.mark.parametrize("bad", [b"{}", b"[]", b"nonsense", b'{"sha256": 1}', b"\xff\xfe"])

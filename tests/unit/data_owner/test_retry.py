@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from data_owner.artefacts import LocalModel
 from data_owner.retry import Backoff
-from data_owner.submission import Submission, Wish
+from data_owner.submission import Failure, Submission, Wish
+from radiopaque import errors
 from radiopaque.errors import ConnectionLostError, RadiopaqueError, ResourceError
 
 BACKOFF = Backoff(attempts=3, first_seconds=0.5, longest_seconds=30.0)
@@ -45,6 +48,44 @@ def test_what_the_peer_asks_for_comes_first() -> None:
     """Then what is drawn: clinics that were told the same do not come back in step."""
     first, second = waits_after(ResourceError("full", retry_seconds=7.0))
     assert 7.25 <= first <= 7.5 <= second <= 8.0
+
+
+TRIED_AGAIN = {
+    "TransportError",
+    "PeerUnavailableError",
+    "DeadlineError",
+    "ConnectionLostError",
+    "ResourceError",
+    "RestoredLedgerError",
+    "SessionStateError",
+    "UnknownSessionError",
+}
+
+
+def test_what_is_tried_again_and_what_is_not() -> None:
+    """Of all errors there are; what is wrong with a message or an image stays wrong."""
+    classes = [
+        one
+        for one in vars(errors).values()
+        if isinstance(one, type) and issubclass(one, RadiopaqueError)
+    ]
+    tried = {one.__name__ for one in classes if waits_after(one("x"))}
+    assert len(classes) > 30
+    assert tried == TRIED_AGAIN
+
+
+def test_attempts_count_anew_for_the_next_image() -> None:
+    paused = Paused()
+    submission = Submission(paused, lambda: None, Wish(backoff=BACKOFF))  # type: ignore[arg-type, return-value]
+
+    def one_result_each_time() -> None:
+        if len(paused.waits) < 6:
+            submission._found[len(paused.waits)] = Failure(Path("x"), ConnectionLostError("gone"))
+            raise ConnectionLostError("gone")
+
+    submission._insist(one_result_each_time)
+    assert len(paused.waits) == 6
+    assert all(0.25 <= wait <= 0.5 for wait in paused.waits)
 
 
 def test_no_attempt_is_made_that_must_be_in_vain() -> None:
