@@ -9,9 +9,11 @@ import pytest
 from data_owner import Client
 from model_owner.policy import Rules
 from model_owner.service import ModelOwner
-from radiopaque.errors import AccessError, ConfigError, ResourceError
+from radiopaque.errors import AccessError, ConfigError, ResourceError, SessionStateError
 from radiopaque.graph.plan import Output
-from tests.e2e.networks import lungs
+from radiopaque.ledger import Mark
+from radiopaque.wire.frames import Frame, Kind
+from tests.e2e.networks import lungs, stack
 from tests.e2e.parties import Clinic, Deployment
 from tests.faults.inside import Inside
 
@@ -33,6 +35,28 @@ def test_an_inference_beyond_the_quota_keeps_its_session(tmp_path: Path) -> None
             assert client.stock() == 1
         states = [state for state, _ in inside.owner.sessions().values()]
         assert sorted(states) == ["BURNT", "BURNT", "READY"]
+
+
+def test_the_images_of_a_batch_count_one_by_one(tmp_path: Path) -> None:
+    """And asking for a session that was used already counts nothing."""
+    network = stack()
+    batch = network.plan.batch
+    most = 3 * batch - 1
+    with (
+        Inside(tmp_path, network, rules=Rules(images=most)) as inside,
+        Client.from_config(inside.clinic()) as client,
+    ):
+        client.prepare(3)
+        used = client.infer_tensor(network.images()).session
+        for _ in range(2):
+            channel = client._model_owner.open("Infer", 20.0)
+            channel.send(Frame(used, 0, Kind.START, 0, Mark(bytes(16)).encode()))
+            with pytest.raises(SessionStateError, match="is BURNT at the model owner"):
+                channel.receive()
+            channel.close()
+        client.infer_tensor(network.images())
+        with pytest.raises(ResourceError, match=f"{most} images in 24 hours, is used up"):
+            client.infer_tensor(network.images())
 
 
 def test_a_clinic_that_is_not_on_the_list_gets_nothing(tmp_path: Path) -> None:

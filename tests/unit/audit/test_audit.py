@@ -338,6 +338,30 @@ def test_a_full_disk_closes_the_log(
     assert verify(folder).holds
 
 
+def test_a_line_is_on_the_disk_before_the_head_counts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the head is when the caller is told."""
+    log = AuditLog(tmp_path / "audit", PARTY)
+    done: list[tuple[str, bool]] = []
+
+    def noted(name: str) -> Callable[..., int | None]:
+        call: Callable[..., int | None] = getattr(os, name)
+
+        def function(descriptor: int, *rest: object) -> int | None:
+            done.append((name, descriptor == log._head_file))
+            return call(descriptor, *rest)
+
+        return function
+
+    for name in ("write", "pwrite", "fdatasync"):
+        monkeypatch.setattr(writing.os, name, noted(name))
+    log.write("Infer begun")
+    assert done == [("write", False), ("fdatasync", False), ("pwrite", True), ("fdatasync", True)]
+    monkeypatch.undo()
+    log.close()
+
+
 def test_a_short_write_closes_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = AuditLog(tmp_path / "audit", PARTY)
     write = os.write

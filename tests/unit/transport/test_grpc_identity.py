@@ -6,6 +6,8 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from radiopaque.certificates import (
 from radiopaque.errors import (
     AuthenticationError,
     ConnectionLostError,
+    RadiopaqueError,
 )
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
@@ -100,6 +103,39 @@ def test_tls_13_alone_is_spoken(host: Any, tmp_path: Path) -> None:
     assert handshake(host, tls_context(identity, tmp_path, versions.TLSv1_3)) == "TLSv1.3"
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
         handshake(host, tls_context(identity, tmp_path, versions.TLSv1_2))
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_a_client_speaks_tls_13_alone(
+    identities: dict[Role, Identity], tmp_path: Path, version: str
+) -> None:
+    """With a server whose certificate is as all are here."""
+    identity = identities[Role.MODEL_OWNER]
+    (tmp_path / "pair").write_bytes(identity.private_key + identity.certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    context.load_cert_chain(tmp_path / "pair")
+    context.set_alpn_protocols(["h2"])
+    spoken: list[str | None] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def accept() -> None:
+            connection = listening.accept()[0]
+            with connection, suppress(ssl.SSLError, OSError):
+                connection.settimeout(5)
+                with context.wrap_socket(connection, server_side=True) as secure:
+                    spoken.append(secure.version())
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with (
+            Peer(Role.MODEL_OWNER, address, identities[Role.DATA_OWNER]) as peer,
+            pytest.raises(RadiopaqueError),
+        ):
+            list_models(peer, deadline_seconds=5.0)
+        accepting.join()
+    assert spoken == (["TLSv1.3"] if version == "TLSv1_3" else [])
 
 
 def test_a_server_that_speaks_tls_12_does_not_start(

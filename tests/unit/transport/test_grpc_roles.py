@@ -15,6 +15,7 @@ from radiopaque.certificates import (
     Identity,
     PeerIdentity,
     Role,
+    Watch,
     authority,
     init_directory,
     issue,
@@ -163,6 +164,31 @@ def test_a_certificate_is_looked_at_once(
     with host.peer_of(clinic) as peer:
         list_models(peer)
     assert len(looks) == 1
+
+
+def test_a_new_certificate_of_this_party_is_shown_all_the_same(
+    folder: Path, tmp_path: Path, serve: Callable[..., Host], looks: list[Any]
+) -> None:
+    files = parties(folder)
+    host = serve(files)
+    names: list[str] = []
+    host.functions["ListModels"] = lambda request, call: (
+        names.append(call.peer.name) or no_models(request, call)
+    )
+    own = files[Role.DATA_OWNER]
+    with host.peer_of(load(own, Role.DATA_OWNER), server_name=HOST) as peer:
+        list_models(peer)
+        revoked = revoke(folder, own.certificate)
+        host.server._admission.watch = Watch(
+            load(replace(files[Role.MODEL_OWNER], crl=revoked), Role.MODEL_OWNER)
+        )
+        with pytest.raises(AuthenticationError, match="was revoked"):
+            list_models(peer)
+        renewed = issue(folder, Role.DATA_OWNER, "data-owner", output=tmp_path)
+        renewed.key.replace(own.key)
+        renewed.certificate.replace(own.certificate)
+        list_models(peer)
+    assert names == ["data-owner"] * 2
 
 
 def test_the_server_that_was_looked_at_is_the_one_that_is_called(
