@@ -47,20 +47,23 @@ class Wiring:
 
     def __init__(self, plan: Plan) -> None:
         every = tuple(sites(plan))
-        readers: list[list[Site]] = [[] for _ in every]
+        readers: list[list[int]] = [[] for _ in every]
         for site in every:
             for value in site.step.inputs:
-                readers[value].append(site)
-        self.nodes = tuple(_node(site, readers[site.number]) for site in every)
+                readers[value].append(site.number)
+        gates = [halves(site.step.gate) for site in every]
+        reaches = [half.reach(site) for half, site in zip(gates, every, strict=True)]
+        self.nodes = tuple(
+            _node(site, half, reach, [(gates[i], reaches[i]) for i in readers[site.number]])
+            for site, half, reach in zip(every, gates, reaches, strict=True)
+        )
 
 
-def _node(site: Site, readers: Sequence[Site]) -> _Node:
-    half = halves(site.step.gate)
-    reach = half.reach(site)
+def _node(site: Site, half: Gate, reach: Reach, readers: Sequence[tuple[Gate, Reach]]) -> _Node:
     passing = half.replies is None and len(readers) == 1 and reach is not Reach.WHOLE
     if passing:
-        reader = halves(readers[0].step.gate)
-        passing = reader.replies is not None or reader.reach(readers[0]) is not Reach.WINDOWS
+        ((reader, asked),) = readers
+        passing = reader.replies is not None or asked is not Reach.WINDOWS
     return _Node(site, half, reach, row_count(site.step.shape), len(readers), passing)
 
 

@@ -238,7 +238,8 @@ class Gate:
     def rows_needed(self, site: Site, bottom: int) -> int:
         """Rows of the operand's image in the windows of the first ``bottom`` rows of the output's.
 
-        May be below 0 or over the image's height. For Reach.WINDOWS alone.
+        May be below 0 or over the image's height, and is larger by the same number, above 0, for
+        each further row. For Reach.WINDOWS alone.
         """
         raise NotImplementedError
 

@@ -12,11 +12,10 @@ no bands.
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 from radiopaque.gates import halves
@@ -124,6 +123,8 @@ class _Progress:
     def __init__(self, every: Sequence[Site]) -> None:
         self._sites = every
         self._halves: list[Gate] = [halves(site.step.gate) for site in every]
+        self._reaches = [half.reach(site) for half, site in zip(self._halves, every, strict=True)]
+        self._whole = [row_count(site.step.shape) for site in every]
         self._rows = [0] * len(every)
         self._opened = [0] * len(every)
         self._readers: list[list[int]] = [[] for _ in every]
@@ -134,38 +135,37 @@ class _Progress:
     def advance(self, gate: int, rows: int) -> list[tuple[int, int]]:
         """A value has that many rows; (gate, band) of what can be opened now."""
         found: list[tuple[int, int]] = []
-        changed = [(gate, rows)]
-        while changed:
-            gate, rows = changed.pop()
-            self._rows[gate] = rows
-            for reader in self._readers[gate]:
-                site = self._sites[reader]
-                if self._halves[reader].replies is None:
-                    computable = self._computable(site)
-                    if computable > self._rows[reader]:
-                        changed.append((reader, computable))
-                    continue
-                cut = site.bands
-                while self._opened[reader] < len(cut) and cut[self._opened[reader]].end <= rows:
-                    found.append((reader, self._opened[reader]))
-                    self._opened[reader] += 1
+        self._rows[gate] = rows
+        # in the order of the plan, so that each gate is looked at once
+        waiting = list(self._readers[gate])
+        while waiting:
+            reader = heapq.heappop(waiting)
+            while waiting and waiting[0] == reader:
+                heapq.heappop(waiting)
+            site = self._sites[reader]
+            if self._halves[reader].replies is None:
+                computable = self._computable(site)
+                if computable > self._rows[reader]:
+                    self._rows[reader] = computable
+                    for following in self._readers[reader]:
+                        heapq.heappush(waiting, following)
+                continue
+            cut, there = site.bands, self._rows[site.step.inputs[0]]
+            while self._opened[reader] < len(cut) and cut[self._opened[reader]].end <= there:
+                found.append((reader, self._opened[reader]))
+                self._opened[reader] += 1
         return found
 
     def _computable(self, site: Site) -> int:
         """Rows of a local gate's output."""
-        half, shape = self._halves[site.number], site.step.shape
-        reach = half.reach(site)
-        have = [self._rows[i] for i in site.step.inputs]
+        number, inputs = site.number, site.step.inputs
+        reach = self._reaches[number]
         if reach is Reach.ROWS:
-            return min(have)
-        if reach is Reach.WINDOWS and len(shape) == 4:
-            start = self._rows[site.number]
-            further = range(start + 1, row_count(shape) + 1)
-            return start + bisect_right(further, have[0], key=partial(operand_rows, half, site))
-        whole = all(
-            rows == row_count(step.shape) for rows, step in zip(have, site.operands, strict=True)
-        )
-        return row_count(shape) if whole else 0
+            return min(self._rows[i] for i in inputs)
+        if reach is Reach.WINDOWS and len(site.step.shape) == 4:
+            return computable_rows(self._halves[number], site, self._rows[inputs[0]])
+        whole = all(self._rows[i] == self._whole[i] for i in inputs)
+        return self._whole[number] if whole else 0
 
 
 def operand_rows(half: Gate, site: Site, rows: int) -> int:
@@ -178,3 +178,15 @@ def operand_rows(half: Gate, site: Site, rows: int) -> int:
     image, last = divmod(rows - 1, site.step.shape[2])
     height = site.operands[0].shape[2]
     return max(1, image * height + min(height, max(0, half.rows_needed(site, last + 1))))
+
+
+def computable_rows(half: Gate, site: Site, there: int) -> int:
+    """The inverse, of values with rows: how many rows wait for no more than ``there``."""
+    if not there:
+        return 0
+    height, own = site.operands[0].shape[2], site.step.shape[2]
+    images, inside = divmod(there, height)
+    first = half.rows_needed(site, 1)
+    further = half.rows_needed(site, 2) - first
+    begun = (inside - first) // further + 1
+    return min(row_count(site.step.shape), images * own + min(own, max(0, begun)))

@@ -105,6 +105,11 @@ def bands(shape: Shape, word_bytes: int) -> tuple[Band, ...]:
     return _bands(shape, BLOCK_BYTES // word_bytes)
 
 
+def band_count(shape: Shape, word_bytes: int) -> int:
+    """How many bands a layer is cut into."""
+    return sum(1 for _ in _cut(shape, BLOCK_BYTES // word_bytes))
+
+
 @lru_cache(maxsize=4096)
 def _bands(shape: Shape, words: int) -> tuple[Band, ...]:
     found: list[Band] = []

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from radiopaque.errors import PlanError
 from radiopaque.graph import plan as p
+from radiopaque.graph.bands import band_count
 
 MAX_STEPS = 20_000
 MAX_ELEMENTS = 1 << 28
@@ -25,6 +26,9 @@ MAX_OPENED_ELEMENTS = 1 << 28
 """Elements truncated or compared in one session; each takes about 70 bytes at every party."""
 MAX_MULTIPLY_ADDS = 1 << 42
 """Work of a plan, a few minutes on one core: whoever serves it must be able to finish."""
+MAX_TURNS = 1 << 26
+"""Bands times operands: at every band, of a value that communicates, a party looks which values
+grow with it. Some minutes, before the image is sent."""
 MAX_RANK = 8
 MAX_TEXT = 1000
 """Characters of a name, class or statement."""
@@ -56,6 +60,7 @@ def validate_plan(plan: p.Plan) -> None:
         ("truncated and compared elements", opened, MAX_OPENED_ELEMENTS),
         ("weights", _packed_weights(plan), MAX_WEIGHTS),
         ("elements at one time", _live_elements(plan), MAX_LIVE_ELEMENTS),
+        ("bands times operands", _turns(plan), MAX_TURNS),
     ):
         if found > most:
             raise PlanError(f"the plan takes {found} {what}, over the limit of {most}")
@@ -107,6 +112,16 @@ def _live_elements(plan: p.Plan) -> int:
         most = max(most, live)
         live -= sum(plan.steps[value].size for value in freed)
     return most
+
+
+def _turns(plan: p.Plan) -> int:
+    """Bands in which values are sent, times operands that may grow with each."""
+    sent = (p.Input, p.Relu, p.Truncate, p.Output)
+    word_bytes = plan.ring_bits // 8
+    bands = sum(
+        band_count(step.shape, word_bytes) for step in plan.steps if isinstance(step.gate, sent)
+    )
+    return bands * sum(len(step.inputs) for step in plan.steps)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -7,15 +7,31 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from radiopaque.engine.local import LocalDeployment
-from radiopaque.gates.schedule import Event, Schedule, operand_rows, replies, schedule
+from radiopaque.gates import halves
+from radiopaque.gates.base import Site
+from radiopaque.gates.local import LocalGate
+from radiopaque.gates.schedule import (
+    Event,
+    Schedule,
+    _Progress,
+    computable_rows,
+    operand_rows,
+    replies,
+    schedule,
+)
 from radiopaque.graph import plan as p
+from radiopaque.graph.bands import row_count
 from radiopaque.graph.weights import Weights
 from radiopaque.ring import ring_dtype
 from tests.plans import PlanBuilder
+from tests.protocol import plain
 from tests.protocol.network import small_plan
 from tests.protocol.plain import infer_stored
+from tests.protocol.test_gates import windows
 from tests.reference.bands import messages
 from tests.vectors.forms import plan_to_json
 
@@ -170,12 +186,51 @@ def test_a_value_of_very_many_rows_costs_no_more_than_its_bands() -> None:
     build = PlanBuilder(32, shape)
     for _ in range(40):
         build.add(p.WindowSum((1, 1)), build.last, shape=shape)
-    asked = []
-    with mock.patch(
-        "radiopaque.gates.schedule.operand_rows",
-        lambda *place: asked.append(place) or operand_rows(*place),
-    ):
+    asked: list[int] = []
+    rows_needed = LocalGate.rows_needed
+
+    def counted(self: LocalGate, site: Site, bottom: int) -> int:
+        asked.append(bottom)
+        return rows_needed(self, site, bottom)
+
+    with mock.patch.object(LocalGate, "rows_needed", counted):
         order = made(build.finish(), 1 << 19)
     bands = len(order.data_owner) // 2
     assert bands == 1 << 7
-    assert len(asked) < 40 * bands * 26
+    assert len(asked) <= 40 * bands * 2
+
+
+@settings(max_examples=300, deadline=None)
+@given(windows(), st.integers(1, 3))
+def test_rows_that_can_be_computed_are_those_whose_operand_is_there(
+    window: tuple[dict[str, tuple[int, ...]], tuple[int, int]], images: int
+) -> None:
+    parameters, size = window
+    gate = p.WindowSum(**parameters)  # type: ignore[arg-type]
+    image = p.Step(p.Input(), (), (images, 1, *size), 0)
+    out = plain.window_sum(np.zeros(image.shape, object), gate)
+    site = Site(1, p.Step(gate, (0,), out.shape, 0), (image,), 32)
+    half = halves(gate)
+    needed = [operand_rows(half, site, rows) for rows in range(1, row_count(out.shape) + 1)]
+    assert needed == sorted(needed)
+    for there in range(row_count(image.shape) + 1):
+        assert computable_rows(half, site, there) == sum(one <= there for one in needed)
+
+
+def test_a_gate_with_very_many_operands_is_looked_at_once_a_band() -> None:
+    """A plan comes from outside: looking once for each operand that moves took hours."""
+    build = PlanBuilder(32, (1, 1, 1 << 10, 1), 1)
+    ends = [build.add(p.Combine((1,)), 0) for _ in range(500)]
+    build.add(p.Combine((1,) * len(ends)), *ends, limit=1 << 10)
+    looked: list[int] = []
+    computable = _Progress._computable
+
+    def counted(self: _Progress, site: Site) -> int:
+        looked.append(site.number)
+        return computable(self, site)
+
+    with mock.patch.object(_Progress, "_computable", counted):
+        order = made(build.finish(), 1 << 8)
+    bands = len(order.data_owner) // 2
+    assert bands == 1 << 4
+    assert Counter(looked) == dict.fromkeys([*ends, build.last - 1], bands)

@@ -105,6 +105,14 @@ def many(gate: p.Gate, count: int, shape: p.Shape, source: int | None = None) ->
     return build.finish(16)
 
 
+def many_operands(count: int) -> p.Plan:
+    """A row of a value in 2048 bands, added up with itself."""
+    build = PlanBuilder(32, (1, 1, 1 << 28, 1), 100)
+    row = build.add(p.Slice((0, 0, 0, 0), (1, 1, 1, 1)), 0, shape=(1, 1, 1, 1))
+    build.add(p.Combine((1,) * count), *[row] * count)
+    return build.finish(16)
+
+
 def replaced(**changes: Any) -> p.Plan:
     """The network with other fields of its own."""
     return dataclasses.replace(network(), **changes)
@@ -147,6 +155,10 @@ RULES: dict[str, tuple[Make, str]] = {
     "live_values": (
         lambda: many(p.Reshape(), 4, (1, BIG, BIG), 0),
         "1342177280 elements at one time, over the limit of 1073741824",
+    ),
+    "rows_to_look_for": (
+        lambda: many_operands(40_000),
+        "bands times operands, over the limit of 67108864",
     ),
     "derived_mask": (
         lambda: stepwise(13, inputs=(11,)),
