@@ -10,7 +10,6 @@ correction leaves -> BURNT when the stream is over, however it ended.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +35,6 @@ from radiopaque.wire.v1 import services_pb2 as pb
 
 _LOOK_SECONDS = 0.1
 """How soon a call that waits for its turn finds out that its caller went away."""
-_RETRY_SECONDS = 1.0
 _log = get_logger(__name__)
 
 
@@ -141,14 +139,9 @@ class CryptoProvider:
 
     @contextmanager
     def _turn(self, call: Call) -> Iterator[None]:
-        """One of the places for dealing. Raises ConnectionLostError where the caller goes away."""
-        until = time.monotonic() + call.deadline_seconds
+        """One of the places for dealing. Raises ConnectionLostError where the call ends before."""
         while not self._dealing.acquire(timeout=_LOOK_SECONDS):
             call.cancellation.check()
-            if time.monotonic() > until:
-                raise ResourceError(
-                    "this crypto provider is busy dealing; try again in a second", _RETRY_SECONDS
-                )
         try:
             yield
         finally:

@@ -176,6 +176,30 @@ def test_an_upload_ends_while_the_crypto_provider_is_silent(
             stopped.set()
 
 
+def test_an_upload_ends_while_a_registration_is_not_answered(inside: Inside) -> None:
+    """A model owner whose artefact the crypto provider does not know yet."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def silent(honest: Callable[..., Any], request: Any, call: Call) -> pb.RegisterReply:
+        entered.set()
+        call.cancellation.on(leave.set)
+        leave.wait(30)
+        return pb.RegisterReply()
+
+    inside.lies["Register"] = silent
+    inside.hosting._dealer._registered.clear()
+    with hand_of(inside) as hand, all_over(inside, None):
+        hand.reserve()
+
+        def upload() -> Iterator[pb.PrepareRequest]:
+            yield hand.header()
+            assert entered.wait(10)
+            raise Ended
+
+        with pytest.raises(Ended):
+            hand.upload(upload())
+
+
 def test_a_refusal_does_not_wait_for_a_crypto_provider_that_is_silent(inside: Inside) -> None:
     entered, leave = threading.Event(), threading.Event()
 

@@ -207,6 +207,25 @@ def test_reservations_of_a_clinic_and_of_all(tight: Deployment) -> None:
             tight.assert_used_up(hand.session)
 
 
+def test_sessions_dealt_at_once(inside: Inside) -> None:
+    """Others wait for their turn."""
+    taken = [inside.dealing._dealing.acquire(timeout=1) for _ in range(2)]
+    assert all(taken)
+    with (
+        Hand(inside, inside.identity(Role.DATA_OWNER), "it") as hand,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        hand.reserve()
+        preparing = pool.submit(hand.upload)
+        until(lambda: bool(inside.provider.server._admission._under_way))
+        time.sleep(0.3)
+        assert inside.provider.sessions()[hand.session] == ("RESERVED", True)
+        for _ in taken:
+            inside.dealing._dealing.release()
+        preparing.result(10)
+        hand.infer()
+
+
 def test_models_at_the_crypto_provider(tight: Deployment) -> None:
     with Peer(
         Role.CRYPTO_PROVIDER, tight.provider.address, tight.identity(Role.MODEL_OWNER)

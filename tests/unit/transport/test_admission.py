@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from radiopaque import versions
-from radiopaque.certificates import Identity, Role
-from radiopaque.errors import ResourceError
+from radiopaque.certificates import Identity, Role, Watch
+from radiopaque.errors import MessageSizeError, ResourceError
 from radiopaque.transport import grpc_server
 from radiopaque.transport.channel import Counters
+from radiopaque.transport.grpc_client import SERVICES, Peer
 from radiopaque.transport.grpc_server import Call, Handler, Server
 from radiopaque.transport.observer import Observer
 from radiopaque.transport.status import ERROR_KEY, RETRY_KEY, from_rpc_error
-from radiopaque.transport.tls import grpc
+from radiopaque.transport.tls import grpc, server_credentials
+from radiopaque.wire.frames import MAX_MESSAGE_BYTES
 from radiopaque.wire.v1 import services_pb2 as pb
 
 
@@ -154,6 +156,24 @@ def test_a_strange_time_to_try_again_is_none(text: str) -> None:
     error = from_rpc_error(Strange(), "model owner", "host:1")
     assert isinstance(error, ResourceError)
     assert error.retry_seconds is None
+
+
+def test_a_long_reply_is_refused_by_its_length(identities: dict[Role, Identity]) -> None:
+    """From a server that is not ours, before it is in the caller's memory."""
+    reply = grpc.unary_unary_rpc_method_handler(lambda *_: bytes(MAX_MESSAGE_BYTES + 1))
+    server = grpc.server(ThreadPoolExecutor(1))
+    service = SERVICES[Role.MODEL_OWNER].full_name
+    handlers = grpc.method_handlers_generic_handler(service, {"ListModels": reply})
+    server.add_generic_rpc_handlers((handlers,))
+    credentials = server_credentials(Watch(identities[Role.MODEL_OWNER]))
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    with (
+        Peer(Role.MODEL_OWNER, f"127.0.0.1:{port}", identities[Role.DATA_OWNER]) as peer,
+        pytest.raises(MessageSizeError, match="between this party and the model owner"),
+    ):
+        peer.call("ListModels", pb.ListModelsRequest(), pb.ListModelsReply, Counters())
+    server.stop(0).wait()
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.2:0", "[::1]:0", "0.0.0.0:0"])
