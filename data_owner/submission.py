@@ -88,14 +88,15 @@ class Submission:
         fetched: list[LocalModel] = []
         self._insist(lambda: fetched.append(self._fetch()))
         (model,) = fetched
-        spec = preprocessing_of(model.offer.plan)
+        # a model that takes no images is refused before there is a session
+        preprocessing_of(model.offer.plan)
         self._paths = paths
-        self._look_up(model, spec)
         size = model.offer.plan.batch * _GROUP
         for start in range(0, len(paths), size):
             group = range(start, min(start + size, len(paths)))
             ended: RadiopaqueError | None = None
             try:
+                self._look_up(model, group)
                 self._insist(lambda group=group: self._attempt(model, group))  # type: ignore[misc]
             except RadiopaqueError as error:
                 ended = error
@@ -103,12 +104,14 @@ class Submission:
             if ended is not None:
                 raise ended
 
-    def _look_up(self, model: LocalModel, spec: Preprocessing) -> None:
+    def _look_up(self, model: LocalModel, group: range) -> None:
         """What the journal has already."""
         journal, artefact = self._wish.journal, model.offer.id.artefact
         if journal is None:
             return
-        for number, path in enumerate(self._paths):
+        known: dict[int, Result] = {}
+        for number in group:
+            path = self._paths[number]
             try:
                 image = Image.of(path)
             except OSError:
@@ -116,8 +119,9 @@ class Submission:
             self._images[number] = image
             result = None if self._wish.again else journal.find(image, artefact)
             if result is not None:
-                picture = read_picture(path, spec, model.offer.plan.intended_use)
-                self._found[number] = Done(picture, result)
+                known[number] = result
+        for number, picture in self._read(model, list(known)).items():
+            self._found[number] = Done(picture, known[number])
 
     def _insist(self, attempt: Callable[[], None]) -> None:
         """An attempt, and others after a while where that may cure what it raises."""
