@@ -75,12 +75,19 @@ def decode_apart(dataset: Dataset, syntax: UID) -> NDArray[Any]:
 
 def main() -> None:
     """The child: a dataset on standard input, a numpy file on standard output."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_AS, _MEMORY_BYTES)
+    _limit(resource.RLIMIT_CPU, _SECONDS)
     dataset = dcmread(BytesIO(sys.stdin.buffer.read()), force=True)
     stored, _ = get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(dataset, index=0)
     np.save(sys.stdout.buffer, stored, allow_pickle=False)
+
+
+def _limit(kind: int, most: int) -> None:
+    """Where the machine's own limit is lower, that one: no process may raise it."""
+    _, hard = resource.getrlimit(kind)
+    least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (least, least))
 
 
 if __name__ == "__main__":

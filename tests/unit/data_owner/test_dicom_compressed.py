@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from contextlib import suppress
 from io import BytesIO
 
@@ -108,6 +111,34 @@ def test_a_decoder_that_is_too_slow_is_ended(bundled, monkeypatch) -> None:
     monkeypatch.setattr(apart, "_SECONDS", 0.001)
     with pytest.raises(DicomError, match=r"took over 0.001 s to decode; export the image again"):
         read_image(bundled("SC_rgb_jpeg_gdcm.dcm"))
+
+
+LIMITS = """
+import resource, sys
+from data_owner import apart
+
+allowed = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_CPU, (allowed, allowed))
+
+def told(*_, **__):
+    kinds = resource.RLIMIT_CORE, resource.RLIMIT_AS, resource.RLIMIT_CPU
+    print([limit for kind in kinds for limit in resource.getrlimit(kind)])
+    raise SystemExit
+
+apart.dcmread = told
+apart.main()
+"""
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(7, 7), (3600, 60)])
+def test_the_decoder_is_limited_also_where_the_machine_allows_less(seconds, left) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", LIMITS, str(seconds)],
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    assert json.loads(told) == [0, 0, 4 << 30, 4 << 30, left, left]
 
 
 def test_the_decoder_is_told_nothing_of_the_patient(bundled, monkeypatch) -> None:
