@@ -240,9 +240,11 @@ def _method_handler(
                 target=_serve_channel, args=(handler.function, channel, call, name), daemon=True
             )
             worker.start()
-            yield from channel.replies()
-            # The slot of this call stays taken until the party's function has let go.
-            worker.join()
+            try:
+                yield from channel.replies()
+            finally:
+                # The slot of this call stays taken until the party's function has let go.
+                worker.join()
             if channel.error is not None:
                 raise without_traceback(channel.error)
 

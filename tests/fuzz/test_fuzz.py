@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +16,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from radiopaque.errors import PlanError
+from radiopaque import config, config_files
+from radiopaque.audit import chain
+from radiopaque.certificates import identity
+from radiopaque.engine import weights_file
+from radiopaque.errors import (
+    ConfigError,
+    ManifestError,
+    PlanError,
+    RadiopaqueError,
+    WeightsFileError,
+)
+from radiopaque.graph import manifest
 from radiopaque.wire.plans import decode_plan
 from tests.fuzz import runner, seeds
 from tests.fuzz.mutate import MOST_BYTES, mutated
@@ -134,6 +149,50 @@ def test_sizes_are_checked_before_memory_is_taken(bomb: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_files_over_their_limit_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be as long as a disk; each reader says how many bytes it takes."""
+    monkeypatch.setattr(config_files, "_MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(manifest, "MAX_MANIFEST_BYTES", 10)
+    path = tmp_path / "manifest.json"
+    path.write_bytes(b" " * 11)
+    readers: list[tuple[Callable[[], object], type[RadiopaqueError], str]] = [
+        (lambda: config.load_data_owner(path), ConfigError, "has over 10 bytes"),
+        (lambda: manifest.Manifest.load(path), ManifestError, "is larger than 10 bytes"),
+        (lambda: identity.read(path, 10), ConfigError, "has over 10 bytes"),
+        (lambda: weights_file.read_limited(path, 10), WeightsFileError, "over the 10"),
+    ]
+    for read, expected, text in readers:
+        with pytest.raises(expected, match=text):
+            read()
+    log = tmp_path / chain.segment_name(1)
+    for empty in (log, tmp_path / chain.HEAD_NAME):
+        empty.touch()
+    os.truncate(log, 64 << 20)
+    tracemalloc.start()
+    try:
+        assert not chain.verify(log).holds
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_every_byte_of_certificates_and_lists() -> None:
+    """The highest bit of each is flipped."""
+    target = TARGETS["certificates"]
+    for seed in target.seeds():
+        for place in range(1, len(seed)):
+            target.run(seed[:place] + bytes([seed[place] ^ 0x80]) + seed[place + 1 :])
+
+
+@pytest.mark.parametrize("name", ["found-gdcm-abort", "found-gdcm-abort-jpeg2000"])
+def test_damaged_frames_reach_no_decoder_that_aborts(name: str) -> None:
+    code = "import sys; from tests.fuzz.targets import TARGETS, CORPUS; "
+    code += "TARGETS['dicom'].run((CORPUS / 'dicom' / sys.argv[1]).read_bytes())"
+    subprocess.run([sys.executable, "-c", code, name], check=True)
 
 
 def test_the_corpus_is_what_its_maker_makes() -> None:

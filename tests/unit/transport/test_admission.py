@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,16 +12,17 @@ import pytest
 
 from radiopaque import versions
 from radiopaque.certificates import Identity, Role, Watch
-from radiopaque.errors import MessageSizeError, ResourceError
+from radiopaque.errors import ConnectionLostError, MessageSizeError, ResourceError
 from radiopaque.transport import grpc_server
-from radiopaque.transport.channel import Counters
+from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_client import SERVICES, Peer
 from radiopaque.transport.grpc_server import Call, Handler, Server
 from radiopaque.transport.observer import Observer
 from radiopaque.transport.status import ERROR_KEY, RETRY_KEY, from_rpc_error
 from radiopaque.transport.tls import grpc, server_credentials
-from radiopaque.wire.frames import MAX_MESSAGE_BYTES
+from radiopaque.wire.frames import MAX_MESSAGE_BYTES, Frame, Kind
 from radiopaque.wire.v1 import services_pb2 as pb
+from tests.e2e.parties import until
 
 
 def list_models(host: Any) -> pb.ListModelsReply:
@@ -123,6 +125,27 @@ def test_abandoned_and_failed_calls_give_their_share_back(make_host: Callable[..
         else:
             return
     pytest.fail("the abandoned download still holds the peer's share")
+
+
+def test_a_call_counts_until_what_it_began_is_over(make_host: Callable[..., Any]) -> None:
+    """Also one that its caller cancels while it is sending."""
+    host, sent, leave = make_host(), threading.Event(), threading.Event()
+
+    def infer(channel: Channel, _: Call) -> None:
+        for block in range(16):
+            channel.send(Frame(bytes(16), 1, Kind.OPENING, block, bytes(1 << 20)))
+        sent.set()
+        leave.wait(10)
+
+    host.functions["Infer"] = infer
+    under_way = host.server._admission._under_way
+    stream = host.peer.open("Infer")
+    assert sent.wait(10)
+    stream.close(ConnectionLostError("enough"))
+    time.sleep(0.5)
+    assert under_way
+    leave.set()
+    until(lambda: not under_way)
 
 
 @pytest.mark.parametrize(
