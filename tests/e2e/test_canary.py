@@ -1,8 +1,10 @@
 """Secrets that are known to the test are looked for in everything that three parties leave behind.
 
 The parties are processes that log at DEBUG. They do what works and what fails: good sessions,
-broken ones, damaged material, bad keys, bad pictures. What each looks for is first found where it
-belongs, so that a search that cannot find anything does not pass.
+broken ones, damaged material, bad keys, bad pictures, one that is decoded in a process of its own,
+dealer audits that find nothing, something, and another key; and operators look at all of it. What
+each looks for is first found where it belongs, so that a search that cannot find anything does not
+pass.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ import pytest
 
 from data_owner.images import read_image
 from data_owner.preprocess import preprocess
+from radiopaque.certificates import Role
 from radiopaque.engine.artefact import mask_weights
-from radiopaque.errors import RadiopaqueError
+from radiopaque.errors import DealerError, MessageValueError, RadiopaqueError
 from radiopaque.prg import KEY_BYTES, SecretKey
 from radiopaque.wire.frames import Frame, Kind
 from tests.e2e.conftest import write_dicom
@@ -131,13 +134,22 @@ def watch(party: Serving, folder: Path) -> int:
     return port
 
 
-def submit(run: Run, picture: Path, *more: str) -> int:
-    words = ["data-owner", "submit", str(picture), "--config", str(run.clinic.config), *more]
+def command(run: Run, *words: object) -> int:
+    """A command on the clinic's machine; its exit code."""
+    text = [str(word) for word in words]
     done = subprocess.run(
-        watched(run.folder, "data-owner", words), capture_output=True, timeout=60, check=False
+        watched(run.folder, "data-owner", text), capture_output=True, timeout=60, check=False
     )
     run.said += [done.stdout, done.stderr]
     return done.returncode
+
+
+def clinic(run: Run, name: str, *more: object) -> list[object]:
+    return ["data-owner", name, *more, "--config", run.clinic.config]
+
+
+def submit(run: Run, picture: Path, *more: object) -> int:
+    return command(run, *clinic(run, "submit", picture, *more))
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +180,13 @@ def plant(run: Run) -> None:
     pixels = np.random.default_rng(7).integers(0, 256, (48, 48), np.uint8)
     write_dicom(run.folder / "picture.dcm", pixels, **PATIENT)
     write_dicom(run.folder / "cut.dcm", pixels[:9].repeat(3, 1), Rows=480, **PATIENT)
+    compressed = pixels[::-1].copy()
+    write_dicom(run.folder / "plain.dcm", compressed, **PATIENT)
+    write_lossless(run.folder / "plain.dcm", run.folder / "lossless.dcm")
     secrets.texts["patient"] = [value.encode() for value in PATIENT.values()]
     secrets.texts["patient"] += [value.lower().encode() for value in PATIENT.values()]
     secrets.add("pixels", pixels.tobytes(), pixels)
+    secrets.add("pixels", compressed.tobytes(), compressed)
     spec = run.deployment.networks["lungs"].plan.preprocessing
     assert spec is not None
     tensor = preprocess(read_image(run.folder / "picture.dcm"), spec)
@@ -186,11 +202,49 @@ def plant(run: Run) -> None:
     secrets.add("F", mask_weights(compiled.plan, compiled.weights, compiled.key))
 
 
+def write_lossless(plain: Path, compressed: Path) -> None:
+    """The same picture as JPEG Lossless, which the clinic decodes in a process of its own."""
+    import gdcm
+
+    reader, change, writer = (
+        gdcm.ImageReader(),
+        gdcm.ImageChangeTransferSyntax(),
+        gdcm.ImageWriter(),
+    )
+    reader.SetFileName(str(plain))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(compressed))
+    assert writer.Write()
+
+
+def look(run: Run) -> None:
+    """What operators look with, at all parties; and a clinic's audit of the crypto provider."""
+    words = clinic(run, "prepare", "--count", 2)
+    words += ["--then", *clinic(run, "audit", "--share", "0.5")]
+    for party in (run.deployment.owner, run.deployment.provider):
+        for name in ("top", "usage"):
+            words += ["--then", name, party.role, "--config", party.config]
+            words += ["--json"] * (name == "top")
+        words += ["--then", "doctor", party.role, "--config", party.config]
+        words += ["--then", "audit", "verify", party.store / "audit"]
+    words += ["--then", "doctor", Role.DATA_OWNER, "--config", run.clinic.config]
+    words += ["--then", "audit", "verify", run.clinic.store / "audit"]
+    assert command(run, *words) == 0
+
+
 def happen(run: Run) -> None:
     """Sessions through the command, and sessions by hand whose every message is remembered."""
     secrets, deployment, said = run.secrets, run.deployment, run.said
-    reports = str(run.folder / "reports")
+    reports = run.folder / "reports"
     assert submit(run, run.folder / "picture.dcm", "--output", reports) == 0
+    # which its journal answers
+    assert submit(run, run.folder / "picture.dcm", "--output", reports) == 0
+    assert submit(run, run.folder / "lossless.dcm", "--output", reports) == 0
     assert submit(run, run.folder / "cut.dcm") == 4
     assert submit(run, run.folder / "clinics" / "ward.toml") == 4
     by_hand = deployment.clinic("by-hand")
@@ -227,6 +281,13 @@ def happen(run: Run) -> None:
         data[len(data) // 2] ^= 1
         damaged.write_bytes(data)
         failing(hand, remember)
+        new(hand)
+        said.append(audited(hand, SecretKey.generate().reveal(), MessageValueError))
+        hand.renew()
+        hand.reserve(key_d=SecretKey.generate().reveal())
+        hand.upload()
+        secrets.add("keys", hand.key_d.reveal())
+        said.append(audited(hand, hand.key_d.reveal(), DealerError))
         long = SecretKey.generate().reveal()
         secrets.add("keys", long)
         hand.renew()
@@ -240,6 +301,19 @@ def happen(run: Run) -> None:
                 attempt()
             said.append(f"{caught.value!r} {caught.value}".encode())
     until(lambda: "inference broken off" in deployment.owner.log.read_text())
+    look(run)
+
+
+def audited(hand: Hand, key: bytes, expected: type[RadiopaqueError]) -> bytes:
+    """What the model owner says of a session that is opened with some key."""
+    channel = hand.owner.open("Audit", SECONDS)
+    channel.send(Frame(hand.session, 0, Kind.START, 0, hand.mark.encode()))
+    channel.receive()
+    channel.send(Frame(hand.session, 0, Kind.KEY, 0, key))
+    with pytest.raises(expected) as caught:
+        channel.receive()
+    channel.close()
+    return f"{caught.value!r} {caught.value}".encode()
 
 
 def test_the_search_finds_what_is_there(run: Run) -> None:
@@ -270,11 +344,18 @@ def test_parties_talked_while_they_were_watched(run: Run) -> None:
     for text in ("session prepared", "inference served", "inference broken off", "call refused"):
         assert text in owner
     assert "a call failed inside" in owner
+    assert "session audited" in owner
     assert "session dealt" in provider
     said = b"".join(run.said)
     assert b"radiopaque_calls" in said
     assert b"TruncatedPixelDataError" in said
     assert b"NotAnImageError" in said
+    assert b"session(s) opened and right" in said
+    for looked in (b"top model-owner", b"usage crypto-provider", b"audit verify"):
+        assert looked + b": exit 0" in said
+    assert said.count(b"doctor ") == 3
+    assert b"DealerError" in said
+    assert "-m data_owner.apart" in (run.folder / "watched/data-owner/children").read_text()
     seen = {path.name for path, _ in run.traces()}
     assert {"opened", "traces", "head", "model-owner.log", "crypto-provider.log"} <= seen
 
@@ -302,8 +383,12 @@ def test_no_store_holds_what_is_not_its_partys(run: Run) -> None:
 
 
 def test_reports_name_no_patient(run: Run) -> None:
+    """Nor does the journal beside them, and neither holds anything of the picture."""
+    names = set()
     for path, data in contents([run.folder / "reports"]):
-        assert run.secrets.within(data, ["patient", "keys", "shares"]) == [], path
+        names.add(path.name)
+        assert run.secrets.within(data) == [], path
+    assert len(names) >= 3
 
 
 def test_files_are_written_in_stores_and_nowhere_else(run: Run) -> None:

@@ -60,7 +60,10 @@ def check_refused(session: Session, wrong: Wrong, expected: type[RadiopaqueError
         if frame is not None:
             with pytest.raises(expected):
                 after(session, place).accept(frame)
-    after(session, len(session.corrections)).finish()
+    complete = after(session, len(session.corrections))
+    complete.finish()
+    with pytest.raises(MessageOrderError):
+        complete.accept(session.corrections[-1])
 
 
 @pytest.mark.parametrize("name", WRONG)

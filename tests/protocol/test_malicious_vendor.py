@@ -55,7 +55,8 @@ from tests.protocol.vendors import (
 )
 
 NOTICED = (AssertionError, pytest.fail.Exception)
-PLAN = small_plan()
+PLANS = {32: small_plan(32), 64: small_plan(64)}
+PLAN = PLANS[32]
 Images = Sequence[NDArray[np.float64]]
 
 
@@ -65,10 +66,8 @@ def many_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "BLOCK_BYTES", 1 << 10)
 
 
-def run(
-    vendor: Vendor | None = None, image: str = "x-ray", again: Session | None = None
-) -> Session:
-    return run_session(PLAN, small_weights(), images()[image], vendor, again)
+def run(vendor: Vendor | None = None, image: str = "x-ray", ring_bits: int = 32) -> Session:
+    return run_session(PLANS[ring_bits], small_weights(ring_bits), images()[image], vendor)
 
 
 @cache
@@ -146,6 +145,11 @@ def test_every_image_explains_every_view_of_a_vendor(name: str) -> None:
     check_explained(run(sending(CHOICES[name]())), images().values())
 
 
+@pytest.mark.parametrize("choice", [adaptive, echoed])
+def test_every_image_explains_every_view_in_the_64_bit_ring(choice: Choice) -> None:
+    check_explained(run(sending(choice), ring_bits=64), images().values())
+
+
 @pytest.mark.parametrize("octet", [b"\0", b"\1", b"\xff"])
 def test_every_image_explains_the_view_of_a_vendor_that_chose_f(
     octet: bytes, monkeypatch: pytest.MonkeyPatch
@@ -183,17 +187,25 @@ def test_an_answer_that_is_not_padded_is_not_explained(monkeypatch: pytest.Monke
 
 
 def view(session: Session) -> list[Field]:
-    return list(across_bands(PLAN, fields.model_owner_view(whole(session))))
+    return list(across_bands(session.plan, fields.model_owner_view(whole(session))))
 
 
-def alarms(vendor: Vendor) -> list[str]:
-    views = {image: [view(run(vendor, image)) for _ in range(2)] for image in ("black", "noise")}
+def alarms(vendor: Vendor, ring_bits: int = 32) -> list[str]:
+    views = {
+        image: [view(run(vendor, image, ring_bits)) for _ in range(2)]
+        for image in ("black", "noise")
+    }
     return [finding.name for finding in chisquare.alarms(chisquare.examine(views))]
 
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_what_a_vendor_hears_is_uniform(name: str) -> None:
     assert alarms(sending(CHOICES[name]())) == []
+
+
+@pytest.mark.parametrize("choice", [adaptive, echoed])
+def test_what_a_vendor_hears_in_the_64_bit_ring_is_uniform(choice: Choice) -> None:
+    assert alarms(sending(choice), ring_bits=64) == []
 
 
 @contextmanager

@@ -48,18 +48,27 @@ from tests.protocol.sessions import Session, run_session
 from tests.protocol.simulator import Request, Vendor
 
 NOTICED = (AssertionError, pytest.fail.Exception)
-PLAN = small_plan()
+PLANS = {32: small_plan(32), 64: small_plan(64)}
 RUNS = 4
-BANDED = pytest.mark.usefixtures("block_bytes")
 Ended = tuple[Session, type[RadiopaqueError] | None]
 
 
-@pytest.fixture(params=[1 << 19, 1 << 10], ids=["one band", "many bands"])
-def block_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bands, "BLOCK_BYTES", request.param)
+@pytest.fixture
+def many_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands, "BLOCK_BYTES", 1 << 10)
 
 
-def real(image: str = "x-ray", vendor: vendors.Vendor = sessions.honest) -> Ended:
+@pytest.fixture(params=["32 bits, one band", "32 bits, many bands", "64 bits, many bands"])
+def ring_bits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Of the plan; the small plan is of many bands where blocks are short."""
+    if "many" in request.param:
+        monkeypatch.setattr(bands, "BLOCK_BYTES", 1 << 10)
+    return int(request.param[:2])
+
+
+def real(
+    image: str = "x-ray", vendor: vendors.Vendor = sessions.honest, ring_bits: int = 32
+) -> Ended:
     """A session, and why it ended early if it did."""
     kept: list[Session] = []
 
@@ -68,15 +77,15 @@ def real(image: str = "x-ray", vendor: vendors.Vendor = sessions.honest) -> Ende
         return vendor(session)
 
     try:
-        run_session(PLAN, small_weights(), images()[image], keeping)
+        run_session(PLANS[ring_bits], small_weights(ring_bits), images()[image], keeping)
     except RadiopaqueError as error:
         return kept[0], type(error)
     return kept[0], None
 
 
-def simulated(vendor: vendors.Vendor = sessions.honest) -> Ended:
-    own = Vendor.with_fresh_keys(PLAN, small_weights())
-    return simulator.for_model_owner(PLAN, own, vendor)
+def simulated(vendor: vendors.Vendor = sessions.honest, ring_bits: int = 32) -> Ended:
+    own = Vendor.with_fresh_keys(PLANS[ring_bits], small_weights(ring_bits))
+    return simulator.for_model_owner(PLANS[ring_bits], own, vendor)
 
 
 def check_values(
@@ -85,7 +94,7 @@ def check_values(
 ) -> None:
     """Each field is uniform in both kinds of views, and has one distribution in both."""
     found = {
-        kind: [list(across_bands(PLAN, reading(whole(view)))) for view in some]
+        kind: [list(across_bands(view.plan, reading(whole(view)))) for view in some]
         for kind, some in views.items()
     }
     assert chisquare.alarms(chisquare.examine(found)) == []
@@ -101,10 +110,10 @@ VENDORS: dict[str, vendors.Vendor] = {
 }
 
 
-def check_model_owner(image: str, vendor: vendors.Vendor) -> None:
+def check_model_owner(image: str, vendor: vendors.Vendor, ring_bits: int = 32) -> None:
     views = {
-        "real": [real(image, vendor)[0] for _ in range(RUNS)],
-        "simulated": [simulated(vendor)[0] for _ in range(RUNS)],
+        "real": [real(image, vendor, ring_bits)[0] for _ in range(RUNS)],
+        "simulated": [simulated(vendor, ring_bits)[0] for _ in range(RUNS)],
     }
     for part in ("corrections", "offline", "to_model_owner", "to_data_owner"):
         shapes = {tuple(named(getattr(v, part))) for some in views.values() for v in some}
@@ -112,21 +121,22 @@ def check_model_owner(image: str, vendor: vendors.Vendor) -> None:
     check_values(fields.model_owner_view, views)
 
 
-@BANDED
 @pytest.mark.parametrize("name", VENDORS)
-def test_a_model_owners_view_is_made_from_the_plan(name: str) -> None:
-    check_model_owner("x-ray", VENDORS[name])
+def test_a_model_owners_view_is_made_from_the_plan(name: str, ring_bits: int) -> None:
+    check_model_owner("x-ray", VENDORS[name], ring_bits)
 
 
-@pytest.mark.parametrize("quantity", ["mask", "opening", "products"])
-def test_a_view_with_something_of_the_image_is_told_apart(quantity: str) -> None:
+@pytest.mark.parametrize(
+    ("quantity", "bits"), [("mask", 32), ("opening", 32), ("products", 32), ("opening", 64)]
+)
+def test_a_view_with_something_of_the_image_is_told_apart(quantity: str, bits: int) -> None:
     with sessions.left_out("data-owner", quantity), pytest.raises(NOTICED):
-        check_model_owner("black", sessions.honest)
+        check_model_owner("black", sessions.honest, bits)
 
 
 def check_endings(count: int) -> None:
     """Simulated sessions with a vendor that stops at will end in the same places, as often."""
-    turns = conversation(PLAN)
+    turns = conversation(PLANS[32])
     names = [turn.name for turn in turns]
     places = []
     for view_of in (lambda: real("black", vendors.stopping), lambda: simulated(vendors.stopping)):
@@ -147,11 +157,6 @@ def check_endings(count: int) -> None:
     assert chisquare.alarms(found) == []
 
 
-@pytest.fixture
-def many_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bands, "BLOCK_BYTES", 1 << 10)
-
-
 @pytest.mark.usefixtures("many_bands")
 def test_a_vendor_that_stops_when_it_likes_learns_nothing_by_it() -> None:
     check_endings(128)
@@ -168,19 +173,19 @@ def test_an_end_that_depends_on_the_image_is_noticed() -> None:
 # --- the data owner -----------------------------------------------------------------------------
 
 
-def simulated_data_owner(image: NDArray[np.float64]) -> tuple[Session, RingArray]:
+def simulated_data_owner(image: NDArray[np.float64], ring_bits: int) -> tuple[Session, RingArray]:
     """A simulated view, and the functionality's result."""
-    model = Vendor.with_fresh_keys(PLAN, small_weights()).model
-    ideal = ideal_functionality(model, data_owner.encode_images(PLAN, image))
-    position = PLAN.output_step.gate.position
-    view = simulator.for_data_owner(PLAN, image, lambda mask: ideal - mask >> np.uint32(position))
-    return view, ideal
+    plan = PLANS[ring_bits]
+    model = Vendor.with_fresh_keys(plan, small_weights(ring_bits)).model
+    ideal = ideal_functionality(model, data_owner.encode_images(plan, image))
+    position = ideal.dtype.type(plan.output_step.gate.position)
+    return simulator.for_data_owner(plan, image, lambda mask: ideal - mask >> position), ideal
 
 
-def check_data_owner(image: str) -> None:
-    made = [simulated_data_owner(images()[image]) for _ in range(RUNS)]
+def check_data_owner(image: str, ring_bits: int = 32) -> None:
+    made = [simulated_data_owner(images()[image], ring_bits) for _ in range(RUNS)]
     views = {
-        "real": [real(image)[0] for _ in range(RUNS)],
+        "real": [real(image, ring_bits=ring_bits)[0] for _ in range(RUNS)],
         "simulated": [view for view, _ in made],
     }
     for part in ("offline", "to_model_owner", "to_data_owner"):
@@ -188,46 +193,55 @@ def check_data_owner(image: str) -> None:
         assert len(shapes) == 1
     assert len({len(v.masked_weights) for some in views.values() for v in some}) == 1
     check_values(fields.data_owner_view, views)
-    unit = 1 / float(PLAN.output_step.scale)
-    half = 2 ** (PLAN.output_step.gate.position - 1) * unit
+    output = PLANS[ring_bits].output_step
+    unit = 1 / float(output.scale)
+    half = 2 ** (output.gate.position - 1) * unit
     for view, ideal in made:
-        np.testing.assert_allclose(view.outputs, signed(ideal, 32) * unit, rtol=0, atol=half)
+        right = signed(ideal, ring_bits) * unit
+        np.testing.assert_allclose(view.outputs, right, rtol=0, atol=half)
 
 
-@BANDED
 @pytest.mark.parametrize("image", ["black", "x-ray"])
-def test_a_data_owners_view_is_made_from_its_result(image: str) -> None:
-    check_data_owner(image)
+def test_a_data_owners_view_is_made_from_its_result(image: str, ring_bits: int) -> None:
+    check_data_owner(image, ring_bits)
 
 
 @pytest.mark.parametrize(
-    ("role", "quantity"),
-    [("model-owner", "opening"), ("model-owner", "decision"), ("artefact", "weights")],
+    ("role", "quantity", "bits"),
+    [
+        ("model-owner", "opening", 32),
+        ("model-owner", "selection", 32),
+        ("model-owner", "decision", 32),
+        ("artefact", "weights", 32),
+        ("model-owner", "opening", 64),
+    ],
 )
-def test_a_view_with_something_of_the_weights_is_told_apart(role: str, quantity: str) -> None:
+def test_a_view_with_something_of_the_weights_is_told_apart(
+    role: str, quantity: str, bits: int
+) -> None:
     with sessions.left_out(role, quantity), pytest.raises(NOTICED):
-        check_data_owner("black")
+        check_data_owner("black", bits)
 
 
 # --- timing classes -----------------------------------------------------------------------------
 
 
-def check_time_of_data_owner(vendor: vendors.Vendor) -> None:
+def check_time_of_data_owner(vendor: vendors.Vendor, ring_bits: int = 32) -> None:
     """What the data owner does between two messages follows from the plan."""
+    plan = PLANS[ring_bits]
     for image in images():
-        session, _ = real(image, vendor)
-        expected = simulator.work_on_nothing(PLAN, session.to_data_owner)
+        session, _ = real(image, vendor, ring_bits)
+        expected = simulator.work_on_nothing(plan, session.to_data_owner)
         assert simulator.work_of_data_owner(session, images()[image]) == expected
         said = [(step[0] == "receive", *step[1:]) for step in simulator.frames_of(expected)]
         assert said == [
-            (turn.receiver == "data-owner", *turn.name, turn.size) for turn in conversation(PLAN)
+            (turn.receiver == "data-owner", *turn.name, turn.size) for turn in conversation(plan)
         ]
 
 
-@BANDED
 @pytest.mark.parametrize("name", VENDORS)
-def test_when_the_data_owner_speaks_follows_from_the_plan(name: str) -> None:
-    check_time_of_data_owner(VENDORS[name])
+def test_when_the_data_owner_speaks_follows_from_the_plan(name: str, ring_bits: int) -> None:
+    check_time_of_data_owner(VENDORS[name], ring_bits)
 
 
 def test_work_that_depends_on_the_image_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,21 +259,21 @@ def test_work_that_depends_on_the_image_is_noticed(monkeypatch: pytest.MonkeyPat
         check_time_of_data_owner(sessions.honest)
 
 
-def check_time_of_model_owner(runs: int = 1) -> None:
+def check_time_of_model_owner(ring_bits: int = 32, runs: int = 1) -> None:
     """What the model owner does between two messages follows from the plan, not from weights."""
-    expected = simulator.work_without_weights(PLAN)
+    plan, weights = PLANS[ring_bits], small_weights(ring_bits)
+    expected = simulator.work_without_weights(plan)
     for image in [*images()] * runs:
-        session, _ = real(image)
-        assert simulator.work_of_model_owner(session, small_weights()) == expected
+        session, _ = real(image, ring_bits=ring_bits)
+        assert simulator.work_of_model_owner(session, weights) == expected
     said = [(step[0] == "receive", *step[1:]) for step in simulator.frames_of(expected)]
     assert said == [
-        (turn.receiver == "model-owner", *turn.name, turn.size) for turn in at_the_model_owner(PLAN)
+        (turn.receiver == "model-owner", *turn.name, turn.size) for turn in at_the_model_owner(plan)
     ]
 
 
-@BANDED
-def test_when_the_model_owner_speaks_follows_from_the_plan() -> None:
-    check_time_of_model_owner()
+def test_when_the_model_owner_speaks_follows_from_the_plan(ring_bits: int) -> None:
+    check_time_of_model_owner(ring_bits)
 
 
 def test_work_that_depends_on_values_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +288,7 @@ def test_work_that_depends_on_values_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(LinearGate, "evaluate", sparse)
     with pytest.raises(NOTICED):
-        check_time_of_model_owner(30)
+        check_time_of_model_owner(runs=30)
 
 
 # --- the crypto provider ------------------------------------------------------------------------
