@@ -173,6 +173,14 @@ def test_the_newest_segment_is_missing(tmp_path: Path) -> None:
         AuditLog(folder, PARTY)
 
 
+def test_a_party_does_not_begin_anew_where_its_log_is_gone(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    for path in files(folder):
+        path.unlink()
+    with pytest.raises(StoreError, match="its files are gone, the head counts 6"):
+        AuditLog(folder, PARTY)
+
+
 def test_a_segment_of_another_log(tmp_path: Path) -> None:
     folder = filled(tmp_path, 12, segment_bytes=700)
     other = filled(tmp_path / "other", 12, segment_bytes=700)

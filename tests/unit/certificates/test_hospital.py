@@ -88,10 +88,14 @@ def test_a_request_says_what_an_issued_certificate_says(tmp_path: Path, role: Ro
 
 def test_a_request_overwrites_nothing(tmp_path: Path) -> None:
     made = request(tmp_path, Role.DATA_OWNER, "ward-7")
-    before = made.key.read_bytes()
-    with pytest.raises(ConfigError, match="exists"):
-        request(tmp_path, Role.DATA_OWNER, "ward-7")
-    assert made.key.read_bytes() == before
+    before = made.key.read_bytes(), made.request.read_bytes()
+    for path, left in ((made.request, made.key), (made.key, made.request)):
+        kept = path.read_bytes()
+        path.unlink()
+        with pytest.raises(ConfigError, match=f"{left} exists"):
+            request(tmp_path, Role.DATA_OWNER, "ward-7")
+        path.write_bytes(kept)
+    assert (made.key.read_bytes(), made.request.read_bytes()) == before
     with pytest.raises(ConfigError, match="name"):
         request(tmp_path, Role.DATA_OWNER, "../x")
 

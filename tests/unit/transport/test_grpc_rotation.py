@@ -114,6 +114,14 @@ def test_a_half_replaced_pair_is_not_shown(
     list_models(host.peer)
     key.write_bytes(new)
     assert presented(host.port, authority / "ca.crt").serial_number == after
+    # a client's, whose connection is there
+    key = authority / "data-owner.key"
+    old = key.read_bytes()
+    renew(authority, Role.DATA_OWNER)
+    new = key.read_bytes()
+    for pair in (old, new):
+        key.write_bytes(pair)
+        list_models(host.peer)
 
 
 @pytest.mark.parametrize("damage", ["gone", "open", "another name"])
