@@ -92,5 +92,5 @@ def check_private(path: Path) -> None:
     if status.st_uid not in (os.geteuid(), 0):
         raise StoreError(
             f"{what} {path} belongs to the user {status.st_uid}, who could open it to others; "
-            f"run: chown {os.geteuid()} {path}"
+            f"run this as the party's user, or let it be its own: chown {os.geteuid()} {path}"
         )

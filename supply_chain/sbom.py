@@ -63,12 +63,16 @@ def reduced(bom: dict[str, Any], pinned: dict[str, tuple[str, list[str]]]) -> di
     return {**bom, "components": kept, "dependencies": dependencies}
 
 
+def described(python: str) -> bytes:
+    """All packages of the environment of an interpreter, as CycloneDX; the same bytes each time."""
+    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
+    more = ["--pyproject", "pyproject.toml", "--of", "JSON", "-o", "-", python]
+    return subprocess.run([*command, *more], capture_output=True, check=True).stdout  # noqa: S603
+
+
 def main() -> None:
     """Write dist/radiopaque.cdx.json."""
-    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
-    more = ["--pyproject", "pyproject.toml", "--of", "JSON", "-o", "-", sys.executable]
-    done = subprocess.run([*command, *more], capture_output=True, check=True)  # noqa: S603
-    bom = reduced(json.loads(done.stdout), pins(PINS.read_text()))
+    bom = reduced(json.loads(described(sys.executable)), pins(PINS.read_text()))
     output = Path("dist/radiopaque.cdx.json")
     output.parent.mkdir(exist_ok=True)
     output.write_text(json.dumps(bom, indent=1, sort_keys=True) + "\n")

@@ -23,7 +23,10 @@ _NEEDED: Final = (
 
 
 def build(checkout: Path, output: Path) -> Path:
-    """The wheel of ``checkout``'s tracked files, as they are now, in the folder ``output``."""
+    """The wheel of ``checkout``'s tracked files, as they are now, in the folder ``output``.
+
+    It replaces the wheels of other versions there: who installs ``radiopaque-*.whl`` gets this one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "source", Path(folder) / "made"
         for name in _git(checkout, "ls-files", "-z", "--", *_NEEDED).split("\0"):
@@ -44,6 +47,8 @@ def build(checkout: Path, output: Path) -> Path:
         )
         (wheel,) = made.glob("*.whl")
         output.mkdir(parents=True, exist_ok=True)
+        for older in output.glob(f"{wheel.name.partition('-')[0]}-*.whl"):
+            older.unlink()
         return Path(shutil.copyfile(wheel, output / wheel.name))
 
 

@@ -240,8 +240,8 @@ def check_private(key: Path) -> None:
         )
     if status.st_uid not in (os.geteuid(), 0):
         raise ConfigError(
-            f"private key {key} belongs to the user {status.st_uid}, who could replace it; run: "
-            f"chown {os.geteuid()} {key}"
+            f"private key {key} belongs to the user {status.st_uid}, who could replace it; run "
+            f"this as the party's user, or let the key be its own: chown {os.geteuid()} {key}"
         )
 
 
@@ -256,10 +256,11 @@ def read(path: Path, limit: int = _MAX_FILE_BYTES) -> bytes:
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"cannot read {path}: {error.strerror}; make certificates with `radiopaque certs init` "
-        "or correct the path"
-    )
+    if isinstance(error, PermissionError):
+        remedy = "let its file and folder belong to the party's user, who runs this"
+    else:
+        remedy = "make certificates with `radiopaque certs init` or correct the path"
+    return ConfigError(f"cannot read {path}: {error.strerror}; {remedy}")
 
 
 def _check_issuer(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Final, NoReturn, Protocol
 
 from radiopaque import telemetry
 from radiopaque.audit import AuditLog
@@ -21,8 +22,13 @@ from radiopaque.operations.endpoint import Endpoint
 from radiopaque.operations.metering import Meter
 from radiopaque.operations.metrics import Metrics
 from radiopaque.operations.stock import Stock
+from radiopaque.telemetry import get_logger
 from radiopaque.transport.grpc_server import Handler, Server
 from radiopaque.transport.observer import Observer, Observers
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+_log = get_logger(__name__)
 
 
 class Party(Protocol):
@@ -47,10 +53,13 @@ def serve(
 ) -> None:
     """Compile the kernels, listen, and block until SIGTERM or SIGINT; then drain."""
     telemetry.configure(as_json=as_json)
+    for number in _SIGNALS:
+        signal.signal(number, _leave)
+    _log.info("loading kernels; the first start of a version compiles them, 20 seconds and more")
     warm_up(device=device)
     # before anybody is told that the server is there, and may want it to end
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         signal.signal(number, lambda *_: stopping.set())
     limits = settings.limits
     with ExitStack() as opened:
@@ -72,6 +81,14 @@ def serve(
             print(f"{identity.role} {identity.name!r} listens on {address}", flush=True)
         stopping.wait()
         server.stop(settings.grace_seconds)
+
+
+def _leave(*_: object) -> NoReturn:
+    """There is nothing to drain yet, and the compiler's callbacks would swallow an exception.
+
+    Not left to the system: process 1 of a container ignores a signal without a handler.
+    """
+    os._exit(0)
 
 
 def _observe(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -14,6 +15,8 @@ from radiopaque.certificates import Role
 
 if TYPE_CHECKING:
     from radiopaque.operations.metering import Usage
+
+_WIDTH: Final = 160
 
 
 def register(application: typer.Typer) -> None:
@@ -48,24 +51,28 @@ def _usage(
 
 
 def _show(found: list[Usage]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from radiopaque.cli.data_owner import printable
 
-    table = Table("caller", "method", "model", "calls", "sessions", "in MB", "out MB", "CPU s")
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for name in ("caller", "model"):
+        table.add_column(name, overflow="fold")
+    for name in ("method", "calls", "sessions", "in MB", "out MB", "CPU s"):
+        table.add_column(name, no_wrap=True)
     for one in found:
         table.add_row(
             # names come from certificates and models: no markup, nothing that steers a terminal
             Text(printable(f"{one.role} {one.caller}")),
-            one.method,
             Text(printable(f"{one.model} {one.version}")),
+            one.method,
             f"{one.calls}" + (f" ({one.failed} failed)" if one.failed else ""),
             str(one.sessions),
             *(f"{size / 1e6:.1f}" for size in (one.received_bytes, one.sent_bytes)),
             f"{one.cpu_seconds:.1f}",
         )
-    for column in table.columns:
-        column.overflow = "fold"
-    Console().print(table)
+    # a file or a pipe has no edge to fold at
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)

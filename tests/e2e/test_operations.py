@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,6 +199,24 @@ def test_sigterm_lets_an_inference_finish(operated: Deployment, clinic: Clinic) 
         assert process.wait(20) == 0
         assert operated.owner.sessions()[refused.session][0] == "READY"
     operated.ensure_running()
+
+
+def test_sigterm_while_kernels_are_compiled(
+    operated: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first start takes long; the party ends by itself, as process 1 of a container must."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
+    provider = operated.provider
+    provider.stop()
+    try:
+        written = provider.log.stat().st_size
+        provider.start()
+        until(lambda: "loading kernels" in provider.log.read_text()[written:])
+        assert provider.stop() == 0
+        assert "listening" not in provider.log.read_text()[written:]
+    finally:
+        monkeypatch.undo()
+        operated.ensure_running()
 
 
 def test_rolling_back_while_serving(operated: Deployment, clinic: Clinic) -> None:

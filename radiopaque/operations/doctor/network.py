@@ -119,8 +119,7 @@ def _oldest_tls(check: str, identity: Identity, address: str) -> Finding:
     try:
         accepted = accepts_tls12(address, identity, _SECONDS)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        return fail(f"{check}: TLS", f"cannot be asked for TLS 1.2: {reason}", "look into its log")
+        return fail(f"{check}: TLS", f"cannot be asked for TLS 1.2: {_why(error)}", _where(error))
     if not accepted:
         return fine(f"{check}: TLS", "refuses what is older than TLS 1.3")
     return fail(
@@ -137,7 +136,17 @@ def _certificate_end(check: str, tls: TlsConfig, address: str, name: str) -> Fin
         with _connect(address) as plain, context.wrap_socket(plain, server_hostname=name) as secure:
             der = secure.getpeercert(binary_form=True) or b""
     except OSError as error:
-        reason = getattr(error, "reason", None) or error.strerror or type(error).__name__
-        return fail(f"{check}: certificate", f"no handshake: {reason}", "look into its log")
+        return fail(f"{check}: certificate", f"no handshake: {_why(error)}", _where(error))
     end = x509.load_der_x509_certificate(der).not_valid_after_utc
     return ends(f"{check}: certificate end", end, _RENEW, "tell its operator")
+
+
+def _why(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or type(error).__name__
+
+
+def _where(error: OSError) -> str:
+    """Where to look for the cause."""
+    if isinstance(error, socket.gaierror):
+        return "give this machine's name service its name, or an address in the configuration"
+    return "look into its log"

@@ -199,6 +199,13 @@ def test_damaged_ledgers(store: Path, table: str) -> None:
     assert (one.level, "restore no copy" in one.remedy) == (Level.FAIL, True)
 
 
+def test_a_ledger_that_cannot_be_written(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # root writes everywhere
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != store)
+    one = only(ledgers.ledger(store))
+    assert (one.level, one.remedy) == (Level.FAIL, "let the party's user own its store")
+
+
 def test_stock_near_its_limit() -> None:
     assert only(ledgers.stock(89, 100, "wait")).level is Level.PASS
     assert only(ledgers.stock(90, 100, "wait")).level is Level.WARN
@@ -287,6 +294,17 @@ def test_nobody_is_asked_for_old_tls(tls: TlsConfig) -> None:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     one = network._oldest_tls("model owner", tls.load(Role.MODEL_OWNER), address)
     assert (one.level, one.text[:15]) == (Level.FAIL, "cannot be asked")
+
+
+def test_a_name_that_nobody_knows(tls: TlsConfig) -> None:
+    address = "vendor.invalid:7302"
+    checks = (
+        network._oldest_tls("model owner", tls.load(Role.MODEL_OWNER), address),
+        network._certificate_end("model owner", tls, address, Role.MODEL_OWNER.server_name),
+    )
+    for one in checks:
+        assert one.level is Level.FAIL
+        assert "name service" in one.remedy
 
 
 def test_a_configuration_that_is_wrong(tmp_path: Path) -> None:

@@ -118,6 +118,17 @@ def test_what_a_server_did(
     assert document["methods"]["ListModels"]["seconds"]["p50"] > 0
 
 
+def test_calls_that_started_no_session(metrics: Metrics) -> None:
+    """Refused before its START was taken, a call reveals nothing and is no inference."""
+    call = Call(PeerIdentity(Role.DATA_OWNER, "ward-7"), 60.0, about={"model": "m", "version": "1"})
+    for method, session in (("Infer", None), ("Infer", "00112233"), ("Prepare", "44556677")):
+        call.about.update({"session": session} if session else {})
+        metrics.begun(method, call)
+        metrics.ended(method, call, "ResourceError")
+    labels = {"clinic": "ward-7", "model": "m", "version": "1"}
+    assert metrics.registry.get_sample_value("radiopaque_inferences_total", labels) == 1
+
+
 def _counters() -> Any:
     from radiopaque.transport.channel import Counters
 

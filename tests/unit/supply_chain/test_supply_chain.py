@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import tomllib
+import venv
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 
+import radiopaque
 from supply_chain import licences, sbom
 from supply_chain.licences import Package
 from supply_chain.wheel import build
@@ -146,9 +148,21 @@ def test_the_bill_of_materials_is_what_is_pinned() -> None:
         {"ref": "root", "dependsOn": ["a"]},
         {"ref": "a", "dependsOn": []},
     ]
-    assert reduced["metadata"]["component"]["version"] == version("radiopaque")
+    assert reduced["metadata"]["component"]["version"] == radiopaque.__version__
     with pytest.raises(SystemExit, match="not installed as pinned: a-b"):
         sbom.reduced(BOM, {"a-b": ("2", [])})
+
+
+def test_two_runs_give_the_same_bill_of_materials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an environment with nothing in it, which is quick. No time and no number of a run."""
+    monkeypatch.chdir(ROOT)
+    venv.create(tmp_path / "environment")
+    python = str(tmp_path / "environment" / "bin" / "python")
+    first = sbom.described(python)
+    assert json.loads(first)["specVersion"] == "1.6"
+    assert sbom.described(python) == first
 
 
 @pytest.fixture
@@ -191,9 +205,13 @@ def test_the_same_files_give_the_same_wheel(
     checkouts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    older = tmp_path / "wheel-one" / "radiopaque-0.0.1-py3-none-any.whl"
+    older.parent.mkdir()
+    older.touch()
     wheels = [build(checkout, tmp_path / f"wheel-{checkout.name}") for checkout in checkouts]
     digests = {hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels}
     assert len(digests) == 1
+    assert list(older.parent.iterdir()) == [wheels[0]]
     with zipfile.ZipFile(wheels[0]) as archive:
         names = archive.namelist()
         assert {one.date_time[0] for one in archive.infolist()} == {2023}

@@ -63,3 +63,25 @@ def test_nobody_else_loads_it() -> None:
                     names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 if any(name.partition(".")[0] == "onnxruntime" for name in names):
                     assert package in SILENCED, path
+
+
+def test_flower_reports_to_nobody() -> None:
+    """What its own module read when it was loaded, after a command had begun."""
+    program = """
+import sys
+from training.flower.command import main
+main(["show", "/nowhere"])
+from flwr.supercore import telemetry
+print(telemetry.FLWR_TELEMETRY_ENABLED)
+"""
+    environment = {name: value for name, value in os.environ.items() if "FLWR" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.stdout.splitlines()[-1:] == ["0"], done.stderr
