@@ -187,6 +187,8 @@ def _expected_shape(gate: p.Gate, step: p.Step, inputs: Sequence[p.Shape]) -> p.
     if isinstance(gate, p.Reshape):
         _require(prod(first) == step.size, "element counts differ")
         return step.shape
+    if isinstance(gate, p.Transpose | p.Pad):
+        _require(len(first) >= 1, "takes at least one axis")
     if isinstance(gate, p.Transpose):
         _require(sorted(gate.permutation) == list(range(len(first))), "not a permutation")
         return tuple(first[axis] for axis in gate.permutation)

@@ -38,7 +38,7 @@ class CpuDevice:
         return words
 
     def download(self, words: RingArray) -> RingArray:
-        return np.ascontiguousarray(words)
+        return np.asarray(words, order="C")
 
     def fill(
         self, words: Words, shape: tuple[int, ...], dtype: DTypeLike, out: RingArray | None = None
@@ -60,7 +60,8 @@ class CpuDevice:
         return octets.view(dtype)
 
     def contiguous(self, values: RingArray) -> RingArray:
-        return np.ascontiguousarray(values)
+        # numpy's own function gives a single number an axis
+        return np.asarray(values, order="C")
 
     def transpose(self, values: RingArray, permutation: Sequence[int]) -> RingArray:
         return np.ascontiguousarray(values.transpose(permutation))

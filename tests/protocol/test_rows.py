@@ -12,15 +12,20 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radiopaque.engine import model_owner
-from radiopaque.engine.local import LocalDeployment
+from radiopaque.engine.local import Devices, LocalDeployment
 from radiopaque.engine.values import Values
 from radiopaque.engine.window import Window
 from radiopaque.graph import plan as p
 from radiopaque.graph.weights import Weights
+from radiopaque.kernels.cpu import CPU
+from radiopaque.kernels.device import Device
+from radiopaque.kernels.tensors.device import TensorDevice
+from radiopaque.wire.plans import decode_plan, encode_plan
 from tests.plans import PlanBuilder
 from tests.protocol import plain
 from tests.protocol.plain import Bench, Integers, integers
@@ -260,3 +265,21 @@ def test_a_chain_of_gates_is_longer_than_the_stack() -> None:
         build.add(p.Combine((1,)), build.last)
     image = np.arange(4, dtype=np.float64).reshape(1, 1, 2, 2)
     assert (LocalDeployment(build.finish(), Weights({}, {})).infer(image).outputs == image).all()
+
+
+@pytest.mark.parametrize("device", [CPU, TensorDevice(torch.device("cpu"))], ids=["cpu", "torch"])
+def test_a_single_number_goes_through_every_gate_that_takes_it(device: Device) -> None:
+    build = PlanBuilder(32, (1,), limit=1 << 10)
+    build.add(p.Reshape(), 0, shape=())
+    gates: tuple[p.Gate, ...] = (
+        p.Multiply(()), p.Remask(), p.Slice((), ()), p.AddConstant(()), p.Relu(19, 0),
+        p.Expand(), p.Combine((4,)), p.Truncate(20, 2),
+    )  # fmt: skip
+    for gate in gates:
+        build.add(gate, build.last)
+    build.add(p.Expand(), build.last, shape=(2, 3))
+    plan = decode_plan(encode_plan(build.finish()))
+    three = np.full((), 3, np.uint32)
+    weights = Weights({2: three}, {5: three})
+    deployment = LocalDeployment(plan, weights, Devices.all(device))
+    assert (deployment.infer(np.array([5.0])).outputs == np.full((2, 3), 18)).all()

@@ -156,6 +156,14 @@ RULES: dict[str, tuple[Make, str]] = {
         lambda: many(p.Reshape(), 4, (1, BIG, BIG), 0),
         "1342177280 elements at one time, over the limit of 1073741824",
     ),
+    "padding_of_a_single_number": (
+        lambda: simple((p.Reshape(), ()), (p.Pad((), ()), ())),
+        "step 2 (Pad): takes at least one axis",
+    ),
+    "transposition_of_a_single_number": (
+        lambda: simple((p.Reshape(), ()), (p.Transpose(()), ())),
+        "step 2 (Transpose): takes at least one axis",
+    ),
     "rows_to_look_for": (
         lambda: many_operands(40_000),
         "bands times operands, over the limit of 67108864",
