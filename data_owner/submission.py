@@ -170,12 +170,25 @@ class Submission:
         pictures = {}
         for number in numbers:
             try:
-                pictures[number] = read_picture(self._paths[number], spec, plan.intended_use)
+                picture = read_picture(self._paths[number], spec, plan.intended_use)
+                self._check_same(number)
             except ImageError as error:
                 if not self._wish.lenient:
                     raise
                 self._found[number] = Failure(self._paths[number], error)
+            else:
+                pictures[number] = picture
         return pictures
+
+    def _check_same(self, number: int) -> None:
+        """Raises ImageError where a file became another one after it was looked up."""
+        path, image = self._paths[number], self._images.get(number)
+        try:
+            same = image is None or Image.of(path) == image
+        except OSError:
+            same = False
+        if not same:
+            raise ImageError(f"{path.name} was changed while it was being read; submit it again")
 
     def _keep(self, model: LocalModel, number: int, picture: Picture, result: Result) -> None:
         """The journal's line is on the disk before the next image is begun."""

@@ -15,7 +15,7 @@ from data_owner import submission
 from data_owner.journal import Image, Journal, Result
 from data_owner.sessions import Answer
 from data_owner.submission import Done, Failure, Submission, Wish
-from radiopaque.errors import NotAnImageError
+from radiopaque.errors import ImageError, NotAnImageError
 from radiopaque.graph.plan import Preprocessing
 
 ARTEFACT = bytes(16)
@@ -85,3 +85,28 @@ def test_a_known_result_without_its_picture_is_a_failure_of_this_image_alone(
         assert [type(outcome) for outcome in outcomes] == kinds
     with Journal(tmp_path / "another.jsonl") as journal, pytest.raises(NotAnImageError):
         list(submitted(journal, paths))
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_file_that_becomes_another_one_gets_no_result(
+    gone: bool, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result would stand in the journal under the digest of another picture."""
+    original = submission.read_picture
+
+    def replaced(path: Path, *rest: Any) -> submission.Picture:
+        if path == paths[1]:
+            path.write_bytes(paths[2].read_bytes())
+        picture = original(path, *rest)
+        if path == paths[1] and gone:
+            path.unlink()
+        return picture
+
+    monkeypatch.setattr(submission, "read_picture", replaced)
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        _, outcomes = next(submitted(journal, paths, lenient=True))
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+        assert [failure.image for failure in failed] == [paths[1]]
+        assert isinstance(failed[0].error, ImageError)
+        assert "changed while it was being read" in str(failed[0].error)
+        assert len(outcomes) == submission._GROUP
