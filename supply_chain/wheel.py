@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-_NEEDED: Final = (
+NEEDED: Final = (
     *("pyproject.toml", "README.md", "LICENSE"),
     *("radiopaque", "crypto_provider", "model_owner", "data_owner", "training"),
 )
@@ -29,7 +29,7 @@ def build(checkout: Path, output: Path) -> Path:
     """
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "source", Path(folder) / "made"
-        for name in _git(checkout, "ls-files", "-z", "--", *_NEEDED).split("\0"):
+        for name in _git(checkout, "ls-files", "-z", "--", *NEEDED).split("\0"):
             if name and (checkout / name).is_file():
                 _copy(checkout / name, source / name)
         epoch = os.environ.get("SOURCE_DATE_EPOCH")

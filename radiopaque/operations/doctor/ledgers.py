@@ -12,7 +12,7 @@ from typing import Final
 
 from radiopaque.errors import StoreError
 from radiopaque.ledger import State
-from radiopaque.ledger.databases import Transaction
+from radiopaque.ledger.databases import FORMAT, Transaction
 from radiopaque.operations.doctor.findings import Finding, fail, fine, warn
 
 FILE: Final = "sessions.sqlite"
@@ -86,12 +86,12 @@ def _file_sanity(connection: sqlite3.Connection) -> Iterator[Finding]:
     if whole != "ok":
         yield fail("ledger", f"the file is damaged: {whole}", _DO_NOT_RESTORE)
     else:
-        yield from _sanity(connection)
+        yield from _sanity(connection, "PRAGMA user_version")
 
 
 def _database_sanity(statements: Transaction) -> Iterator[Finding]:
     if _made(statements):
-        yield from _sanity(statements)
+        yield from _sanity(statements, "SELECT format FROM party")
     else:
         yield warn("ledger", "the database is empty", "it is filled when the party is first used")
 
@@ -100,7 +100,15 @@ def _made(statements: Transaction) -> bool:
     return bool(statements.execute("SELECT to_regclass('session') IS NOT NULL").fetchone()[0])
 
 
-def _sanity(connection: Reader) -> Iterator[Finding]:
+def _sanity(connection: Reader, format_query: str) -> Iterator[Finding]:
+    found = connection.execute(format_query).fetchone()[0]
+    if found != FORMAT:
+        yield fail(
+            "ledger",
+            f"it has format {found}, this release reads {FORMAT}",
+            "use the release that wrote it, or move it away: sessions are then prepared anew",
+        )
+        return
     kept = connection.execute(
         "SELECT count(*) FROM session WHERE state IN (?, ?, ?) AND secret IS NOT NULL",
         (State.STARTED, State.OPENED, State.BURNT),

@@ -199,6 +199,14 @@ def test_damaged_ledgers(store: Path, table: str) -> None:
     assert (one.level, "restore no copy" in one.remedy) == (Level.FAIL, True)
 
 
+def test_a_ledger_of_another_release(store: Path) -> None:
+    with sqlite3.connect(store / ledgers.FILE) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    one = only(ledgers.ledger(store))
+    assert (one.level, "format 999" in one.text) == (Level.FAIL, True)
+    assert "prepared anew" in one.remedy
+
+
 def test_a_ledger_that_cannot_be_written(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # root writes everywhere
     monkeypatch.setattr(os, "access", lambda path, _: Path(path) != store)

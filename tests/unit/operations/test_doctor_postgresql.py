@@ -31,6 +31,9 @@ def test_a_ledger_in_postgresql(server: Server, tmp_path: Path) -> None:
     ledger.close()
 
     with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("UPDATE party SET format = format + 1")
+        assert "this release reads" in only(ledgers.ledger(tmp_path, conninfo)).text
+        connection.execute("UPDATE party SET format = format - 1")
         connection.execute("UPDATE session SET secret = 'k' WHERE state = 'STARTED'")
     one = only(ledgers.ledger(tmp_path, conninfo))
     assert (one.level, one.text[:10]) == (Level.FAIL, "1 sessions")

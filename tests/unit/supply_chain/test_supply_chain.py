@@ -18,12 +18,11 @@ import pytest
 from packaging.requirements import Requirement
 
 import radiopaque
-from supply_chain import licences, sbom
+from supply_chain import licences, sbom, wheel
 from supply_chain.licences import Package
-from supply_chain.wheel import build
 
 ROOT = Path(__file__).parents[3]
-TRACKED = ("*.py", "*.pyi", "*.typed", "*.toml", "*.md", "*.css", "*.html", "LICENSE")
+KINDS = (".py", ".pyi", ".typed", ".toml", ".md", ".css", ".html", "")
 PINNED = ("parties.txt", "tests.txt")
 
 
@@ -167,21 +166,16 @@ def test_two_runs_give_the_same_bill_of_materials(
 
 @pytest.fixture
 def checkouts(tmp_path: Path) -> list[Path]:
-    """Two clones of the working tree's tracked files: other folders, times, modes and leftovers."""
-    listed = subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "-z", "--", *TRACKED],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
+    """Two clones of what a wheel is made of: other folders, times, modes and leftovers."""
+    there = [path for name in wheel.NEEDED for path in (ROOT / name, *(ROOT / name).rglob("*"))]
+    listed = [path.relative_to(ROOT) for path in there if path.is_file() and path.suffix in KINDS]
     made = []
     for name, umask in (("one", 0o022), ("another-place", 0o077)):
         before = os.umask(umask)
         folder = tmp_path / name
         for file in listed:
-            if file and (ROOT / file).is_file():
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / file, folder / file)
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / file, folder / file)
         subprocess.run(["git", "init", "-q", folder], check=True)
         subprocess.run(["git", "-C", folder, "add", "-A"], check=True)
         author = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
@@ -208,8 +202,8 @@ def test_the_same_files_give_the_same_wheel(
     older = tmp_path / "wheel-one" / "radiopaque-0.0.1-py3-none-any.whl"
     older.parent.mkdir()
     older.touch()
-    wheels = [build(checkout, tmp_path / f"wheel-{checkout.name}") for checkout in checkouts]
-    digests = {hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels}
+    wheels = [wheel.build(checkout, tmp_path / f"wheel-{checkout.name}") for checkout in checkouts]
+    digests = {hashlib.sha256(made.read_bytes()).hexdigest() for made in wheels}
     assert len(digests) == 1
     assert list(older.parent.iterdir()) == [wheels[0]]
     with zipfile.ZipFile(wheels[0]) as archive:
