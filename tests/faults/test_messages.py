@@ -16,12 +16,15 @@ from radiopaque.errors import (
     UnknownSessionError,
 )
 from radiopaque.graph.plan import Relu
+from radiopaque.ledger import Mark
 from radiopaque.prg import new_id
 from radiopaque.wire import frames, messages
 from radiopaque.wire.frames import MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Frame, Kind
 from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.parties import Deployment, until
-from tests.faults.hand import Hand, Tampered, raw_call, raw_infer, raw_upload
+from tests.faults.hand import EPOCH, Hand, Tampered, raw_call, raw_infer, raw_upload
+
+MARK = Mark(EPOCH).encode()
 
 
 def changed(frame: Frame, **fields: object) -> Frame:
@@ -192,11 +195,12 @@ def test_a_relu_is_answered_out_of_order(serving: Deployment, hand: Hand) -> Non
     "start",
     [
         lambda session: Frame(session, 0, Kind.IMAGE),
-        lambda session: Frame(session, 1, Kind.START),
-        lambda session: Frame(session, 0, Kind.START, 1),
+        lambda session: Frame(session, 0, Kind.IMAGE, 0, MARK),
+        lambda session: Frame(session, 1, Kind.START, 0, MARK),
+        lambda session: Frame(session, 0, Kind.START, 1, MARK),
         lambda session: Frame(session, 0, Kind.START, 0, b"now"),
         lambda session: Frame(session, 0, Kind.START),
-        lambda session: Frame(session, 0, Kind.READY),
+        lambda session: Frame(session, 0, Kind.READY, 0, MARK),
     ],
 )
 def test_an_inference_begins_with_start(

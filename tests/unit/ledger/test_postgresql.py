@@ -192,8 +192,10 @@ def test_one_winner_among_replicas(opening: Opening) -> None:
 
 def test_a_replica_burns_what_it_left_in_the_middle_and_nobody_elses(opening: Opening) -> None:
     first, second = opening(holder="a"), opening(holder="b")
-    mine, others, ready = new(first), new(second), new(first)
-    first.advance(ready, State.PREPARING, State.READY)
+    mine, others, ready, taken = new(first), new(second), new(first), new(first)
+    for session in (ready, taken):
+        first.advance(session, State.PREPARING, State.READY)
+    second.advance(taken, State.READY, State.STARTED)
     first.close()
     again = opening(holder="a")
     assert again.get(mine).state is State.BURNT
