@@ -16,7 +16,6 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -256,8 +255,9 @@ def happen(run: Run) -> None:
         return [frame]
 
     def failing(hand: Hand, change: object) -> None:
-        with suppress(RadiopaqueError):
+        with pytest.raises(RadiopaqueError) as caught:
             hand.run(Tampered(hand.start(), change), images)  # type: ignore[arg-type]
+        said.append(f"{caught.value!r} {caught.value}".encode())
 
     def new(hand: Hand) -> None:
         hand.renew()
@@ -274,7 +274,7 @@ def happen(run: Run) -> None:
         new(hand)
         hand.run(Tampered(hand.start(), remember), images)
         new(hand)
-        failing(hand, only(Kind.SELECTION, lambda frame: [shortened(frame)]))
+        failing(hand, only(Kind.SELECTION, lambda frame: remember(shortened(frame))))
         new(hand)
         damaged = deployment.material(hand.session)[0]
         data = bytearray(damaged.read_bytes())
@@ -291,6 +291,8 @@ def happen(run: Run) -> None:
         long = SecretKey.generate().reveal()
         secrets.add("keys", long)
         hand.renew()
+        for frame in hand.frames:
+            remember(frame)
         for attempt in (
             lambda: hand.reserve(key_d=long + b"!"),
             lambda: raw_call(hand.provider, "Reserve", b"\x0a" + long),

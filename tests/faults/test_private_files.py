@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +15,21 @@ from crypto_provider.service import CryptoProvider
 from data_owner import Client
 from model_owner.hosting import Hosted
 from model_owner.service import ModelOwner
-from radiopaque.errors import StoreError
+from radiopaque.certificates import Role, init_directory, load_identity
+from radiopaque.errors import ConfigError, StoreError
 from tests.e2e.networks import lungs
 from tests.e2e.parties import Deployment
 from tests.faults.inside import Inside
+
+LIMIT_AFTERWARDS = """
+import resource, sys
+from radiopaque.cli.main import main
+resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    print(resource.getrlimit(resource.RLIMIT_CORE))
+"""
 
 
 def test_every_file_of_every_store_is_looked_at(tmp_path: Path) -> None:
@@ -62,8 +76,31 @@ def test_weights_that_others_may_read_are_not_hosted(tmp_path: Path) -> None:
             Hosted.load([(tmp_path / "it", None, None)])
 
 
+def test_a_private_key_of_another_user_stops_the_party(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = init_directory(tmp_path)[Role.DATA_OWNER]
+    load_identity(files.certificate, files.key, files.ca, Role.DATA_OWNER)
+    owner = files.key.stat().st_uid
+    if owner == 0:
+        os.chown(files.key, 4321, -1)
+        owner = 4321
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(ConfigError, match=f"belongs to the user {owner}.*chown {owner + 1}"):
+        load_identity(files.certificate, files.key, files.ca, Role.DATA_OWNER)
+
+
 def test_parties_leave_no_core_file(deployment: Deployment) -> None:
-    """Neither the servers nor, in its own process, the command of the clinic."""
+    """Neither the servers nor, in its own process, a command of the clinic."""
     for party in (deployment.owner, deployment.provider):
         process = party._started()
         assert resource.prlimit(process.pid, resource.RLIMIT_CORE) == (0, 0)
+    for words, limit in ((["data-owner", "--help"], "(0, 0)"), (["--help"], "(1, 1)")):
+        done = subprocess.run(
+            [sys.executable, "-c", LIMIT_AFTERWARDS, *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stdout.endswith(f"{limit}\n"), done.stderr

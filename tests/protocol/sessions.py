@@ -104,10 +104,12 @@ def run_session(
     image: NDArray[np.floating],
     deviation: Callable[[Session], Serve] | None = None,
     again: Session | None = None,
+    asking: Callable[[Session, Channel], None] | None = None,
 ) -> Session:
     """A session with fresh keys, artefact included; ``deviation`` replaces the model owner.
 
-    ``again`` reuses that session's keys and ids, which nothing outside tests may do.
+    ``again`` reuses that session's keys and ids, which nothing outside tests may do; ``asking``
+    replaces the data owner online.
     """
     key = artefacts.ArtefactKey.generate(p.plan_digest(encode_plan(plan)))
     key_d, key_o, session = SecretKey.generate(), SecretKey.generate(), new_id()
@@ -133,10 +135,13 @@ def run_session(
         outputs=np.empty(0),
     )
     serve = (deviation or honest)(result)
-    asking = data_owner.DataOwnerRun(plan, own, message.output_mask)
+    honest_clinic = data_owner.DataOwnerRun(plan, own, message.output_mask)
     channel = Recorder(connect(serve, 60.0))
     try:
-        result.outputs = asking.infer(image, channel)
+        if asking is None:
+            result.outputs = honest_clinic.infer(image, channel)
+        else:
+            asking(result, channel)
     finally:
         channel.close()
         result.to_model_owner, result.to_data_owner = channel.sent, channel.received

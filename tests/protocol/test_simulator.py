@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from scipy.stats import ks_2samp
 
 from data_owner import Client
 from radiopaque.engine import data_owner
-from radiopaque.errors import MessageSizeError, RadiopaqueError
+from radiopaque.errors import DealerError, MessageSizeError, RadiopaqueError
 from radiopaque.gates.base import Answering, Evaluating, Site
 from radiopaque.gates.ends import InputGate
 from radiopaque.gates.linear import LinearGate
@@ -299,7 +300,7 @@ def method(request: Request) -> str:
 
 
 class Asked:
-    """What a crypto provider hears over the network while a clinic prepares and infers.
+    """What a crypto provider hears over the network while a clinic prepares, infers and audits it.
 
     ``calls``: (method, which session) in order.
     """
@@ -311,10 +312,13 @@ class Asked:
             lies: dict[str, Lie | None] = {"Register": None, "Reserve": None, "Deal": dealing}
             inside.lies.update({name: self._noting(lie) for name, lie in lies.items()})
             with Client.from_config(inside.clinic()) as client:
-                client.prepare(2)
+                client.prepare(3)
                 before = len(self.requests)
                 for image in (np.zeros(network.plan.input_step.shape), network.images(3)):
                     client.infer_tensor(image)
+                with suppress(DealerError):
+                    client.audit(1.0)
+                assert client.stock() == 0
                 assert len(self.requests) == before
                 client.prepare(2)
         self.plan = encode_plan(network.plan)
