@@ -15,7 +15,7 @@ from model_owner.policy import Policy, Rules
 from radiopaque.certificates import PeerIdentity, Role
 from radiopaque.errors import AccessError, ConfigError, ResourceError
 from radiopaque.graph.plan import Output, Plan
-from radiopaque.ledger import MODEL_OWNER, Ledger
+from radiopaque.ledger import MODEL_OWNER, Ledger, quotas
 from radiopaque.transport.grpc_server import Call, Handler
 from tests.e2e.networks import lungs
 
@@ -137,6 +137,26 @@ def test_of_many_at_once_as_many_as_the_quota_get_through(opened: Callable[..., 
         thread.join()
     assert outcomes.count(None) == 7
     assert outcomes.count(ResourceError) == 25
+
+
+def test_one_thread_counts_at_a_time(opened: Callable[..., Policy], clock: Clock) -> None:
+    """What another is about to add is waited for: both would have seen room for one."""
+    policy = opened(images=1)
+    outcomes: list[Exception] = []
+
+    def work() -> None:
+        try:
+            policy.charge("a", 1)
+        except Exception as error:
+            outcomes.append(error)
+
+    other = threading.Thread(target=work)
+    with policy._ledger._database.transaction() as connection:
+        assert quotas.charge(connection, "", "a", 1, 1, HOUR, clock.now) is None
+        other.start()
+        other.join(0.5)
+    other.join()
+    assert [type(error) for error in outcomes] == [ResourceError]
 
 
 def test_without_a_quota_nothing_is_counted(opened: Callable[..., Policy]) -> None:
