@@ -11,6 +11,7 @@ from radiopaque.errors import AuthenticationError, ConnectionLostError, Radiopaq
 from radiopaque.transport.tls import trusting_only
 
 _LOOK_SECONDS: Final = 5.0
+"""Longest wait for a connection, and for each message of the handshake."""
 _REPLACED_SECONDS: Final = 10.0
 """How long calls may fail for a certificate that was replaced; they failed at the same time."""
 
@@ -46,7 +47,9 @@ class Trust:
                 return own
             if known is not None and known[0] is own:
                 return known[1]
-        trusting = trusting_only(own, self._address, self._server_name, self._role, seconds)
+        # nothing ends a look but its time, whatever becomes of the call
+        limit = min(seconds, _LOOK_SECONDS)
+        trusting = trusting_only(own, self._address, self._server_name, self._role, limit)
         self._known = own, trusting
         return trusting
 
