@@ -35,8 +35,8 @@ HELD = 32 * MIB
 """What a session takes at least where it is broken off, so that it would be missed."""
 LEFT = 16 * MIB
 """What may be left of all those that were broken off: rows in caches, buffers of gRPC."""
-MORE_THREADS = 2
-"""Waiting for calls; none for a call that is over."""
+MORE_THREADS = 1
+"""Of a server's, waiting for calls; none for a call that is over."""
 GIVING_BACK = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 16),
@@ -80,8 +80,9 @@ def heavy() -> Network:
 class Watched:
     """One process, and what it held before anything was broken off."""
 
-    def __init__(self, name: str, process: int | Serving) -> None:
+    def __init__(self, name: str, process: int | Serving, more_threads: int = 0) -> None:
         self._name = name
+        self._more_threads = more_threads
         self._process = process
         self._idle = Usage.of(process)
 
@@ -93,7 +94,7 @@ class Watched:
     def free(self) -> bool:
         now = Usage.of(self._process)
         return (
-            now.threads <= self._idle.threads + MORE_THREADS
+            now.threads <= self._idle.threads + self._more_threads
             and now.files <= self._idle.files
             and now.resident_bytes <= self._idle.resident_bytes + LEFT
         )
@@ -137,8 +138,7 @@ class Servers:
         for _ in range(2):
             self.hand().prepare().infer()
             deployment.assert_used_up(self._hand.session)
-        self.owner = Watched("model owner", deployment.owner)
-        self.provider = Watched("crypto provider", deployment.provider)
+        self.owner = Watched("model owner", deployment.owner, MORE_THREADS)
 
     def hand(self) -> Hand:
         """The same clinic's next session, over the same connections."""
@@ -227,7 +227,7 @@ def test_corrections_that_their_model_owner_does_not_read_any_more(servers: Serv
             yield from peer.download_frames("Deal", request, Counters(), 30.0)
 
         assert list(deal(servers.hand()))
-        provider = Watched("crypto provider", deployment.provider)
+        provider = Watched("crypto provider", deployment.provider, MORE_THREADS)
         hand = servers.hand()
         frames = deal(hand)
         next(frames)

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from crypto_provider import artefacts
 from radiopaque import config, config_files
 from radiopaque.audit import chain
 from radiopaque.certificates import identity
@@ -25,6 +26,7 @@ from radiopaque.errors import (
     ManifestError,
     PlanError,
     RadiopaqueError,
+    StoreError,
     WeightsFileError,
 )
 from radiopaque.graph import manifest
@@ -136,6 +138,27 @@ def test_lengths_are_checked_before_products() -> None:
     """A kernel of a million numbers would be multiplied for minutes."""
     with pytest.raises(PlanError, match="take 2 numbers"):
         decode_plan((CORPUS / "plan" / "long-kernel").read_bytes())
+
+
+def test_a_plan_has_one_encoding() -> None:
+    good = (CORPUS / "plan" / "smallest").read_bytes()
+    decode_plan(good)
+    unknown, repeated = b"\x98\x06\x01", good[:2]
+    for more in (unknown, repeated):
+        with pytest.raises(PlanError, match="not in canonical form"):
+            decode_plan(good + more)
+
+
+def test_a_damaged_artefact_is_not_taken(tmp_path: Path) -> None:
+    """Its keys are bytes like any others: the checksum alone tells."""
+    name, body = bytes(16), (CORPUS / "registered" / "whole").read_bytes()
+    data = body + artefacts._checksum(name, body)
+    path = tmp_path / "one.artefact"
+    path.write_bytes(data)
+    artefacts._parse(path, name)
+    path.write_bytes(data[:8] + bytes([data[8] ^ 1]) + data[9:])
+    with pytest.raises(StoreError, match="is damaged"):
+        artefacts._parse(path, name)
 
 
 @pytest.mark.parametrize("bomb", ["constant", "picture", "radiograph", "payload", "journal"])
