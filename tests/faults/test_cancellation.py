@@ -23,6 +23,8 @@ from radiopaque.errors import (
     MessageOrderError,
     ResourceError,
     TransportError,
+    UnsupportedModelError,
+    without_traceback,
 )
 from radiopaque.transport.cancellation import Cancellation
 from radiopaque.transport.channel import Channel, Counters
@@ -317,6 +319,25 @@ def test_a_deadline_that_passes_during_an_inference(inside: Inside) -> None:
         with pytest.raises(DeadlineError):
             hand.start(seconds=0.5)
         assert leave.wait(FREED_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ResourceError("full", retry_seconds=7.0),
+        UnsupportedModelError(["one", "two"], "a hint"),
+        FileNotFoundError(2, "No such file"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_that_is_kept_says_the_same_and_holds_nothing(error: Exception) -> None:
+    try:
+        raise error
+    except Exception as raised:
+        kept = without_traceback(raised)
+    assert error.__traceback__ is not None
+    assert kept.__traceback__ is None
+    assert (type(kept), str(kept), vars(kept)) == (type(error), str(error), vars(error))
 
 
 def test_what_was_to_be_done_at_the_end_is_done_once() -> None:
