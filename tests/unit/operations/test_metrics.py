@@ -75,7 +75,9 @@ def test_what_a_server_did(
     observed: Any, metrics: Metrics, serve: Callable[..., Endpoint], tls: TlsConfig
 ) -> None:
     def infer(channel: Any, call: Call) -> None:
-        channel.send(channel.receive())
+        frame = channel.receive()
+        channel.send(frame)
+        channel.send(frame)
         call.about.update(model="lungs", version="1.10", session="00112233")
 
     def fail(*_: Any) -> None:
@@ -88,6 +90,7 @@ def test_what_a_server_did(
         observed.peer.call("FetchPlan", pb.FetchPlanRequest(), pb.FetchPlanReply, _counters())
     channel = observed.peer.open("Infer")
     channel.send(Frame(bytes(16), 0, Kind.START))
+    channel.receive()
     channel.receive()
     channel.close()
     with (
@@ -269,6 +272,7 @@ def test_the_live_view(observed: Any, metrics: Metrics) -> None:
     after = parse(generate_latest(metrics.registry).decode())
     before.seconds, after.seconds = 1000.0, 1002.0
     after.inferences = {("evil\x1b[2J[bold]", "lungs", "1"): 7}
+    after.party = {**after.party, "name": "worse\x1b[2J"}
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(view(after, before))
     text = console.export_text()
@@ -279,6 +283,7 @@ def test_the_live_view(observed: Any, metrics: Metrics) -> None:
     assert cells[:6] == ["ListModels", "0", "4", "2.0", "0", "0"]
     assert "\x1b" not in text
     assert "evil?[2J[bold]" in text
+    assert "worse?[2J" in text
 
 
 CALLS = "radiopaque_calls_total"

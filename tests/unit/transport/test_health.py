@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from radiopaque.certificates import Role, Watch
-from radiopaque.errors import AuthenticationError, PeerUnavailableError, VersionError
+from radiopaque.certificates import Role, Watch, init_directory
+from radiopaque.errors import PeerUnavailableError, VersionError
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.tls import client_credentials, grpc, server_credentials
 from radiopaque.versions import PROTOCOL
@@ -52,13 +53,23 @@ def test_the_standard_client(host: Any) -> None:
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_health_is_not_for_strangers(host: Any, tmp_path: Any) -> None:
-    from radiopaque.certificates import init_directory
-    from tests.unit.transport.conftest import load
-
-    stranger = load(init_directory(tmp_path / "other")[Role.DATA_OWNER], Role.DATA_OWNER)
-    with host.peer_of(stranger) as peer, pytest.raises(AuthenticationError):
-        peer.check_health(5.0)
+@pytest.mark.parametrize("shown", ["nothing", "another authority's"])
+def test_health_is_not_for_strangers(host: Any, tmp_path: Path, shown: str) -> None:
+    """They trust this server; it does not know them."""
+    stranger = init_directory(tmp_path / "other")[Role.DATA_OWNER]
+    pair = (stranger.key.read_bytes(), stranger.certificate.read_bytes())
+    authorities = host.identities[Role.DATA_OWNER].authorities
+    credentials = grpc.ssl_channel_credentials(
+        authorities, *(pair if shown == "another authority's" else (None, None))
+    )
+    options = [("grpc.ssl_target_name_override", Role.MODEL_OWNER.server_name)]
+    with grpc.secure_channel(host.address, credentials, options) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert caught.value.code() in (
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.UNAUTHENTICATED,
+        )
 
 
 class Held:
