@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import traceback
 import warnings
 from datetime import date
 
@@ -16,7 +17,7 @@ from data_owner.images import GreyImage, ImageMeta, read_image
 from data_owner.intended_use import check
 from data_owner.preprocess import picture_png, preprocess
 from data_owner.report import InferenceReport, write_report
-from radiopaque.errors import ImageError
+from radiopaque.errors import DicomError, ImageError
 from radiopaque.graph.plan import IntendedUse, Preprocessing
 
 PICTURE = np.arange(600, dtype=np.uint16).reshape(20, 30)
@@ -160,6 +161,19 @@ def test_damaged_lengths_make_nobody_quote_the_patient(make_dicom, caplog, capfd
         found += [str(warning.message) for warning in caught]
     assert len(found) >= 115
     assert leaks("".join(found) + caplog.text + "".join(capfd.readouterr())) == []
+
+
+def test_what_a_decoder_says_of_a_file_is_not_passed_on(make_dicom, monkeypatch) -> None:
+    """Whatever it raises may quote any part of the file, as may what it was raised from."""
+
+    def quoting(*_: object, **__: object) -> None:
+        raise ValueError(f"cannot make sense of {CANARY}")
+
+    monkeypatch.setattr("data_owner.dicom.read_dataset", quoting)
+    monkeypatch.setattr("data_owner.dicom.dcmread", quoting)
+    with pytest.raises(DicomError, match=r"\(ValueError\)") as caught:
+        read_dicom(make_dicom(PICTURE, **PATIENT))
+    assert leaks("".join(traceback.format_exception(caught.value))) == []
 
 
 def test_pydicom_speaks_again_afterwards(make_dicom) -> None:
