@@ -99,6 +99,10 @@ def test_a_session_is_served_by_one_of_two_replicas(
         # a replica that starts again leaves the other's sessions alone
         deployment.owner.kill()
         deployment.owner.restart()
+        again.owner.close()
+        again.owner = Peer(Role.MODEL_OWNER, second.address, again.identity)
+        with pytest.raises(SessionStateError, match="is STARTED at the model owner, not READY"):
+            again.start()
         taken.run(channel)
         with pytest.raises(SessionStateError, match="is BURNT at the model owner, not READY"):
             again.start()

@@ -201,6 +201,7 @@ def test_a_replica_burns_what_it_left_in_the_middle_and_nobody_elses(opening: Op
     assert again.get(mine).state is State.BURNT
     assert again.get(others).state is State.PREPARING
     assert again.get(ready).state is State.READY
+    assert again.get(taken).state is State.STARTED
 
 
 def test_what_one_replica_counts_counts_at_all(opening: Opening) -> None:
