@@ -32,6 +32,7 @@ from radiopaque.graph.weights import Weights
 from radiopaque.kernels import bits
 from radiopaque.kernels.cpu import CpuDevice
 from radiopaque.prg import SecretKey
+from radiopaque.ring import ring_dtype
 from radiopaque.transport import link
 from radiopaque.wire.frames import Frame
 from tests.plans import PlanBuilder
@@ -41,6 +42,7 @@ from tests.protocol.explain import explain
 from tests.protocol.fields import Field
 from tests.protocol.network import images, small_plan, small_weights
 from tests.protocol.sessions import Recorder, Replay, Session, run_session
+from tests.protocol.test_costs import CASES
 from tests.protocol.vendors import (
     CHOICES,
     WRONG,
@@ -53,6 +55,7 @@ from tests.protocol.vendors import (
     sending,
     with_spare_bit,
 )
+from tests.vectors.forms import plan_from_json
 
 NOTICED = (AssertionError, pytest.fail.Exception)
 PLANS = {32: small_plan(32), 64: small_plan(64)}
@@ -169,6 +172,25 @@ def test_layers_side_by_side_are_explained(
     gates = [frame.gate for frame in session.to_data_owner]
     assert gates != sorted(gates)
     check_explained(session, drawn)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_image_explains_the_view_under_every_plan_of_the_vectors(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind of gate, each window, both rings: a vendor chooses its plan, too."""
+    monkeypatch.setattr(bands, "BLOCK_BYTES", 100)
+    plan, generator = plan_from_json(CASES[name]["inputs"]["plan"]), np.random.default_rng()
+    word = ring_dtype(plan.ring_bits)
+    weights, constants = (
+        {gate: generator.integers(-9, 9, shape).astype(word) for gate, shape in shapes}
+        for shapes in (plan.weight_shapes(), plan.constant_shapes())
+    )
+    step = plan.input_step
+    most = min(step.limit, 1 << 20)
+    drawn = [generator.integers(-most, most + 1, step.shape) / step.scale for _ in range(3)]
+    vendor = sending(adaptive)
+    check_explained(run_session(plan, Weights(weights, constants), drawn[0], vendor), drawn)
 
 
 def test_an_answer_that_is_not_padded_is_not_explained(monkeypatch: pytest.MonkeyPatch) -> None:
