@@ -10,6 +10,7 @@ import threading
 import time
 from collections import namedtuple
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,14 @@ def test_good_ledgers(store: Path) -> None:
     assert ledgers.sessions(store / "none") == {}
 
 
-def test_a_ledger_is_examined_while_a_party_uses_it(store: Path) -> None:
+def test_a_ledger_is_examined_while_a_party_uses_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "_WAIT_SECONDS", 0.1)
+    with closing(sqlite3.connect(store / ledgers.FILE, isolation_level=None)) as changing:
+        changing.execute("BEGIN IMMEDIATE")
+        assert only(ledgers.ledger(store)).level is Level.PASS
+        assert ledgers.sessions(store)[State.READY] == 1
     with Ledger(store / ledgers.FILE, MODEL_OWNER) as ledger:
         assert only(ledgers.ledger(store)).level is Level.PASS
         ledger.create(new_id(), artefact=bytes(16), peer="clinic")
