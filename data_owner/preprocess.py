@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data_owner.images import GreyImage
 from radiopaque.errors import PlanError, TensorError
 from radiopaque.graph.plan import Preprocessing
+from radiopaque.graph.preprocessing import normalised
 
 Box = tuple[float, float, float, float]
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
@@ -29,11 +30,7 @@ def preprocess(image: GreyImage, spec: Preprocessing) -> NDArray[np.float32]:
     Raises ``PlanError`` for a specification that says something else.
     """
     check_preprocessing(spec)
-    resized = _resize(image.pixels, spec)
-    mean = np.asarray(spec.mean, dtype=np.float32).reshape(-1, 1, 1)
-    std = np.asarray(spec.std, dtype=np.float32).reshape(-1, 1, 1)
-    result: NDArray[np.float32] = np.ascontiguousarray((resized[np.newaxis] - mean) / std)
-    return result
+    return normalised(_resize(image.pixels, spec), spec)
 
 
 def picture_png(tensor: NDArray[np.float32], spec: Preprocessing) -> bytes:

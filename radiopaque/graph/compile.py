@@ -21,6 +21,7 @@ from radiopaque.graph.onnx_file import check_model, load_model
 from radiopaque.graph.onnx_import import import_model
 from radiopaque.graph.passes import prune, simplify
 from radiopaque.graph.plan import LABEL_BITS, Plan, Preprocessing, Task
+from radiopaque.graph.preprocessing import reachable
 from radiopaque.graph.report import Report, make_report
 from radiopaque.graph.scales import POLICIES, targets
 from radiopaque.graph.settling import insert_settles
@@ -122,8 +123,7 @@ def _reachable(
 
     A clinic must never have to refuse an image: the vendor would learn which.
     """
-    low = min(-m / s for m, s in zip(spec.mean, spec.std, strict=True)) / margin
-    high = max((1 - m) / s for m, s in zip(spec.mean, spec.std, strict=True)) / margin
+    low, high = (end / margin for end in reachable(spec))
     before = ranges.get(tensor, (low, high))
     return {**ranges, tensor: (min(low, before[0]), max(high, before[1]))}
 

@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from math import prod
 from typing import Protocol
 
+import numpy as np
+
 from radiopaque.errors import PlanError
 from radiopaque.graph import plan as p
 from radiopaque.graph.bands import band_count
+from radiopaque.graph.preprocessing import reachable
 
 MAX_STEPS = 20_000
 MAX_ELEMENTS = 1 << 28
@@ -374,8 +377,9 @@ def _check_preprocessing(spec: p.Preprocessing, image: p.Shape) -> None:
 
 def _check_reach(plan: p.Plan, spec: p.Preprocessing) -> None:
     """Every image must fit, or the vendor would learn which images were refused here."""
-    reach = max(max(abs(m), abs(1 - m)) / s for m, s in zip(spec.mean, spec.std, strict=True))
-    if plan.input_step.limit < reach * float(plan.input_step.scale):
+    reach = max(map(abs, reachable(spec)))
+    # not where it is no number
+    if not np.rint(reach * float(plan.input_step.scale)) <= plan.input_step.limit:
         raise PlanError(
             f"the input's limit {plan.input_step.limit} is below what preprocessing can reach, "
             f"{reach:.4g} at scale {float(plan.input_step.scale):.6g}"

@@ -193,6 +193,9 @@ def plant(run: Run) -> None:
     compiled = run.deployment.compiled["lungs"]
     for words in compiled.weights.linear.values():
         secrets.add("weights", words.tobytes(), words.view(np.int32))
+    for words in compiled.weights.constants.values():
+        shown = [*spellings(words.tobytes()), *numbers(words.view(np.int32))]
+        secrets.texts["weights"] += shown
     for files in run.deployment.certificates.values():
         body = b"".join(files.key.read_bytes().splitlines()[1:-1])
         secrets.add("private keys", base64.b64decode(body))

@@ -17,12 +17,15 @@ from radiopaque.engine.crypten.program import Program
 from radiopaque.engine.crypten.tuples import Request
 from radiopaque.errors import PlanError
 from radiopaque.graph.plan import IntendedUse, Preprocessing, Task
+from radiopaque.graph.preprocessing import reachable
 from radiopaque.graph.validate import check_description
 from radiopaque.prg import KEY_BYTES
 
 PLAN_FORMAT: Final = 6
 """What a plan of this kind begins with, a number of its own; see :mod:`radiopaque.graph.plan`."""
 MAX_REQUESTS: Final = 100_000
+LARGEST_INPUT: Final = 1 << 15
+"""In absolute value; 16 fraction bits and a product by a weight stay far from 2^63."""
 
 
 @dataclass(frozen=True)
@@ -100,3 +103,7 @@ def validate(plan: CryptenPlan) -> None:
         if not isfinite(value) or value < 0:
             raise PlanError(f"the plan states {value} where a positive number is due")
     check_description(plan, plan.program.input_shape, plan.program.output_shape)
+    # every image must fit, or the vendor would learn which images were refused here
+    reach = max(map(abs, reachable(plan.preprocessing))) if plan.preprocessing else 0.0
+    if not reach <= LARGEST_INPUT:
+        raise PlanError(f"preprocessing can reach {reach:.4g}, over {LARGEST_INPUT}")

@@ -8,16 +8,13 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from radiopaque.engine.crypten.plan import CryptenPlan
+from radiopaque.engine.crypten.plan import LARGEST_INPUT, CryptenPlan
 from radiopaque.engine.crypten.process import Job, Setup, Worker
 from radiopaque.errors import EngineError, TensorError
 from radiopaque.gates.base import Raw
 from radiopaque.prg import SecretKey
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.link import Link
-
-LARGEST_INPUT = 1 << 15
-"""In absolute value; 16 fraction bits and a product by a weight stay far from 2^63."""
 
 
 def check_images(plan: CryptenPlan, images: NDArray[np.floating]) -> NDArray[np.float32]:
