@@ -30,10 +30,12 @@ def test_a_mutant_fits_the_tree(mutant: Mutant) -> None:
 
 def test_mutants_fail_for_what_they_leave_out_and_not_for_a_wrong_name(tmp_path: Path) -> None:
     for number, mutant in enumerate(MUTANTS):
+        texts: dict[str, str] = {}
         for edit in mutant.edits:
-            if edit.file.endswith(".py"):
-                text = edit.applied((ROOT / edit.file).read_text())
-                (tmp_path / f"{number:03}_{Path(edit.file).name}").write_text(text)
+            texts[edit.file] = edit.applied(texts.get(edit.file) or (ROOT / edit.file).read_text())
+        for file, text in texts.items():
+            if file.endswith(".py"):
+                (tmp_path / f"{number:03}_{Path(file).name}").write_text(text)
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--quiet"]
     found = subprocess.run([*ruff, tmp_path], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
