@@ -22,7 +22,7 @@ from radiopaque.kernels.bits import pack
 from radiopaque.prg import SecretKey
 from radiopaque.transport.channel import Channel
 from radiopaque.wire.frames import Frame, Kind
-from tests.protocol import chisquare, fields, sessions
+from tests.protocol import chisquare, fields, sessions, simulator
 from tests.protocol.banded import across_bands, conversation, due, named, whole
 from tests.protocol.fields import Field
 from tests.protocol.network import images, small_plan, small_weights
@@ -133,6 +133,13 @@ def views(clinic: Clinic, ring_bits: int = 32) -> chisquare.Views:
 )
 def test_what_a_clinic_hears_before_its_result_is_uniform(name: str, ring_bits: int) -> None:
     assert chisquare.alarms(chisquare.examine(views(CLINICS[name], ring_bits))) == []
+
+
+@pytest.mark.parametrize("name", ["all that it has heard", "errors"])
+def test_when_the_vendor_speaks_follows_from_the_plan(name: str) -> None:
+    session = run(CLINICS[name], "some")
+    worked = simulator.work_of_model_owner(session, weights("some", 32))
+    assert worked == simulator.work_without_weights(PLANS[32])
 
 
 @pytest.mark.parametrize(
