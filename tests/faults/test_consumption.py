@@ -217,7 +217,7 @@ def test_two_calls_for_one_reservation_get_one_set_of_corrections(
         hand.reserve()
         first = dealing.deal(hand)
         next(first)
-        assert serving.provider.sessions()[hand.session] == ("DEALT", False)
+        assert serving.provider.sessions()[hand.session][0] == "DEALT"
         with pytest.raises(SessionStateError, match="is DEALT at the crypto provider"):
             next(dealing.deal(hand))
         assert sum(len(frame.payload) for frame in first) > 10_000_000
