@@ -100,6 +100,7 @@ class Client:
 
     def close(self) -> None:
         """Close both connections and the ledger."""
+        self._sessions.finish()
         self._model_owner.close()
         self._crypto_provider.close()
         self._sessions.close()

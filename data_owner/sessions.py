@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from data_owner.artefacts import LocalModel
 from data_owner.dealer_audit import Audited, audit, chosen, drawn, open_session
 from data_owner.engines import Infer, Offline, Opened
+from data_owner.goodbyes import Goodbyes
 from data_owner.starting import RefusedError, begin
 from radiopaque.audit import AuditLog
 from radiopaque.audit.log import Event
@@ -32,7 +33,7 @@ from radiopaque.errors import ProtocolError, SessionStateError, TransportError
 from radiopaque.ledger import DATA_OWNER, Ledger, Mark, Seen, State
 from radiopaque.prg import SecretKey, new_id
 from radiopaque.telemetry import traces
-from radiopaque.transport.channel import Channel, Counters
+from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.link import Link
 from radiopaque.wire import messages
@@ -98,6 +99,11 @@ class Sessions:
         self._window_bytes = window_bytes
         self._mutex = threading.Lock()
         self._held: set[bytes] = set()
+        self._goodbyes = Goodbyes()
+
+    def finish(self) -> None:
+        """Let the vendor see the ends of inferences that are done."""
+        self._goodbyes.wait()
 
     def close(self) -> None:
         """Let go of the ledger and the audit log."""
@@ -309,7 +315,7 @@ class Sessions:
             try:
                 self._burn_unless_bound(session)
             finally:
-                _close_later(channel)
+                self._goodbyes.say(channel)
         online = channel.counters - before
         return Answer(
             session,
@@ -392,14 +398,6 @@ class Sessions:
 def _traced(name: str, model: LocalModel, session: bytes) -> AbstractContextManager[None]:
     offer = model.offer
     return traces.span(name, session=session, model=offer.name, model_version=offer.version)
-
-
-def _close_later(channel: Channel) -> None:
-    """End the stream without waiting for the vendor's goodbye, and alike whatever happened:
-
-    what the vendor sees of the end must not depend on the result.
-    """
-    threading.Thread(target=channel.close, name="radiopaque-close", daemon=True).start()
 
 
 def _requests(model: LocalModel, session: bytes, offline: Offline) -> Iterator[pb.PrepareRequest]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from radiopaque.audit import AuditLog, verify
 from radiopaque.audit import log as writing
 from radiopaque.audit.observer import Auditor
 from radiopaque.certificates import Role
-from radiopaque.errors import RoleError, StoreError, UnknownSessionError
+from radiopaque.errors import RadiopaqueError, RoleError, StoreError, UnknownSessionError
 from radiopaque.transport.channel import Counters
-from radiopaque.transport.grpc_client import Peer
+from radiopaque.transport.grpc_client import GrpcChannel, Peer
 from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.parties import Clinic, Deployment, until
 from tests.faults.hand import SECONDS, Hand
@@ -91,6 +92,33 @@ def test_all_three_parties_say_who_did_what_with_which_outcome(
     assert 0 <= infer["sent_bytes"] - own["received_bytes"] < 200
     for store in (clinic.store, serving.owner.store, serving.provider.store):
         assert {key for entry in entries(store) for key in entry} <= KEYS
+
+
+def test_a_clinic_that_leaves_at_once_has_not_abandoned_its_session(
+    serving: Deployment, clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vendor sees the end of a session that is done before the connection is closed."""
+    done: list[str] = []
+    close_channel, close_peer = GrpcChannel.close, Peer.close
+
+    def slowly(channel: GrpcChannel, error: RadiopaqueError | None = None) -> None:
+        time.sleep(0.5)
+        close_channel(channel, error)
+        done.append("stream")
+
+    def close(peer: Peer) -> None:
+        done.append("connection")
+        close_peer(peer)
+
+    monkeypatch.setattr(GrpcChannel, "close", slowly)
+    monkeypatch.setattr(Peer, "close", close)
+    with Client.from_config(clinic.config) as client:
+        answer = client.infer_tensor(serving.networks["lungs-1.10"].images())
+    assert done[0] == "stream"
+    session = answer.session.hex()[:8]
+    until(lambda: bool(of(serving.owner.store, session=session, event="Infer ended")))
+    (ended,) = of(serving.owner.store, session=session, event="Infer ended")
+    assert ended["outcome"] == "ok"
 
 
 def test_a_failed_call_and_a_refused_one(serving: Deployment, hand: Hand) -> None:
