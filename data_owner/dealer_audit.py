@@ -14,6 +14,7 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from data_owner.starting import RefusedError, begin
 from radiopaque.errors import ConfigError, DealerError, RadiopaqueError, SessionStateError
@@ -22,6 +23,9 @@ from radiopaque.prg import KEY_BYTES
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.link import Link
 from radiopaque.wire.frames import Kind
+
+_PARTS: Final = 1 << 53
+"""Of one: as fine as a share is stated."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def chosen(stock: Sequence[bytes], share: float) -> list[bytes]:
 
 def drawn(share: float) -> bool:
     """True with the probability ``share``, whatever was drawn before."""
-    return secrets.SystemRandom().random() < share
+    return secrets.randbelow(_PARTS) < share * _PARTS
 
 
 def audit(
