@@ -9,10 +9,12 @@ import sys
 import pytest
 
 PROBE = """
+import ctypes
 import resource
 import threading
 import numpy as np
 from radiopaque.heap import keep_freed_memory
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: pages of one size
 {call}
 
 def session():
