@@ -120,9 +120,9 @@ class Hand:
         self.upload()
         return self
 
-    def start(self, seconds: float = SECONDS) -> GrpcChannel:
+    def start(self, seconds: float = SECONDS, method: str = "Infer") -> GrpcChannel:
         """START; returns when READY is in. Raises what the model owner refuses with."""
-        channel = self.owner.open("Infer", seconds)
+        channel = self.owner.open(method, seconds)
         try:
             channel.send(Frame(self.session, 0, Kind.START, 0, self.mark.encode()))
             ready = channel.receive()

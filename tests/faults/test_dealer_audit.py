@@ -33,7 +33,7 @@ from radiopaque.wire import frames
 from radiopaque.wire.frames import Frame, Kind
 from tests.e2e.networks import lungs
 from tests.e2e.parties import Clinic, Deployment, ledger_on_disk, radiopaque, until
-from tests.faults.hand import SECONDS, Hand
+from tests.faults.hand import Hand
 from tests.faults.inside import Inside, Rewritten, redealing, rewriting
 from tests.faults.test_audit_lines import KEYS, of
 
@@ -65,17 +65,9 @@ def wrongly(sessions: set[int]) -> Any:
     return redealing(change)
 
 
-def opening(hand: Hand, seconds: float = SECONDS) -> GrpcChannel:
+def opening(hand: Hand) -> GrpcChannel:
     """START of an audit; returns when READY is in."""
-    channel = hand.owner.open("Audit", seconds)
-    try:
-        channel.send(Frame(hand.session, 0, Kind.START, 0, hand.mark.encode()))
-        ready = channel.receive()
-    except RadiopaqueError:
-        channel.close()
-        raise
-    assert (ready.session, ready.gate, ready.kind) == (hand.session, 0, Kind.READY)
-    return channel
+    return hand.start(method="Audit")
 
 
 def key_frame(hand: Hand) -> Frame:

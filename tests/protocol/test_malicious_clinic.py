@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from tests.protocol.banded import across_bands, conversation, due, named, whole
 from tests.protocol.fields import Field
 from tests.protocol.network import images, small_plan, small_weights
 from tests.protocol.sessions import Session, run_session
-from tests.protocol.vendors import Choice, adaptive
+from tests.protocol.vendors import Choice, adaptive, say
 
 PLANS = {32: small_plan(32), 64: small_plan(64)}
 
@@ -39,17 +40,8 @@ def many_bands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asking(choice: Choice) -> Callable[[Session, Channel], None]:
-    """Says in every place what ``choice`` makes of the place and of all that was heard."""
-
-    def ask(session: Session, channel: Channel) -> None:
-        heard: list[Frame] = []
-        for turn in conversation(session.plan):
-            if turn.receiver == "data-owner":
-                heard.append(channel.receive())
-            else:
-                channel.send(turn.frame(session.session, choice(turn, heard)))
-
-    return ask
+    """A data owner that says what ``choice`` makes of it."""
+    return partial(say, "data-owner", choice)
 
 
 def without_deltas(session: Session) -> sessions.Serve:

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -25,21 +26,19 @@ Vendor = Callable[[Session], sessions.Serve]
 Choice = Callable[[Turn, Sequence[Frame]], bytes]
 
 
+def say(party: str, choice: Choice, session: Session, channel: Channel) -> None:
+    """A party that sends in every place what ``choice`` makes of the place and of all it heard."""
+    heard: list[Frame] = []
+    for turn in conversation(session.plan):
+        if turn.receiver == party:
+            heard.append(channel.receive())
+        else:
+            channel.send(turn.frame(session.session, choice(turn, heard)))
+
+
 def sending(choice: Choice) -> Vendor:
-    """Sends in every place what ``choice`` makes of the place and of all that was heard."""
-
-    def make(session: Session) -> sessions.Serve:
-        def serve(channel: Channel) -> None:
-            heard: list[Frame] = []
-            for turn in conversation(session.plan):
-                if turn.receiver == "model-owner":
-                    heard.append(channel.receive())
-                else:
-                    channel.send(turn.frame(session.session, choice(turn, heard)))
-
-        return serve
-
-    return make
+    """A model owner that says what ``choice`` makes of it."""
+    return lambda session: partial(say, "model-owner", choice, session)
 
 
 def repeated() -> Choice:

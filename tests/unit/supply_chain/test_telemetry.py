@@ -23,6 +23,18 @@ onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecution
 """
 
 
+def run(program: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
 @pytest.mark.parametrize("package", SILENCED)
 def test_onnxruntime_reports_to_nobody(package: str, tmp_path: Path) -> None:
     """What it would send waits in a file beside an identifier of the machine: neither is there."""
@@ -39,15 +51,7 @@ def test_onnxruntime_reports_to_nobody(package: str, tmp_path: Path) -> None:
         "SSL_CERT_FILE": str(nothing),  # should it report after all, it cannot connect
     }
     program = LOADS.format(package=package)
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = run(program, environment)
     assert done.returncode == 0, done.stderr
     assert list(home.rglob("*")) == []
 
@@ -75,13 +79,5 @@ from flwr.supercore import telemetry
 print(telemetry.FLWR_TELEMETRY_ENABLED)
 """
     environment = {name: value for name, value in os.environ.items() if "FLWR" not in name}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = run(program, environment)
     assert done.stdout.splitlines()[-1:] == ["0"], done.stderr

@@ -16,6 +16,7 @@ from radiopaque.certificates import (
 )
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.grpc_server import Handler, Server
+from tests.unit.transport.calls import no_models
 
 METHODS = ("ListModels", "FetchPlan", "FetchMaskedWeights", "Prepare", "Infer", "Audit")
 
@@ -80,5 +81,21 @@ def make_host(identities: dict[Role, Identity]) -> Iterator[Callable[..., Host]]
         return hosts[-1]
 
     yield make
+    for host in hosts:
+        host.close()
+
+
+@pytest.fixture
+def hosting() -> Iterator[Callable[[dict[Role, CertificateFiles]], Host]]:
+    """Hosts with certificates of one's own choice."""
+    hosts: list[Host] = []
+
+    def start(files: dict[Role, CertificateFiles]) -> Host:
+        host = Host({role: load(one, role) for role, one in files.items()})
+        host.functions["ListModels"] = no_models
+        hosts.append(host)
+        return host
+
+    yield start
     for host in hosts:
         host.close()

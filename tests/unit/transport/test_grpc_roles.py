@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,21 +40,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Host]]:
-    hosts: list[Host] = []
-
-    def start(files: dict[Role, CertificateFiles]) -> Host:
-        host = Host({role: load(one, role) for role, one in files.items()})
-        host.functions["ListModels"] = no_models
-        hosts.append(host)
-        return host
-
-    yield start
-    for host in hosts:
-        host.close()
-
-
-@pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """For how many seconds each look at a certificate may wait."""
     seen: list[Any] = []
@@ -77,11 +62,11 @@ def parties(folder: Path) -> dict[Role, CertificateFiles]:
 
 @pytest.mark.parametrize("lists", [False, True])
 def test_another_serving_party_with_that_name_is_not_called(
-    folder: Path, serve: Callable[..., Host], lists: bool
+    folder: Path, hosting: Callable[..., Host], lists: bool
 ) -> None:
     """What a clinic tells the crypto provider would give the model owner its image."""
     files = parties(folder)
-    host = serve(files)
+    host = hosting(files)
     other = issue(folder, Role.DATA_OWNER, "other")
     crl = revoke(folder, other.certificate) if lists else None
     clinic = load(replace(files[Role.DATA_OWNER], crl=crl), Role.DATA_OWNER)
@@ -95,7 +80,7 @@ def test_another_serving_party_with_that_name_is_not_called(
 
 
 def test_another_clinic_with_that_name_is_not_called(
-    folder: Path, tmp_path: Path, serve: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, hosting: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an authority that grants what is asked of it; our own command does not ask for it."""
     files = parties(folder)
@@ -131,7 +116,7 @@ def serving_all() -> dict[str, grpc_server.Handler]:
 
 
 def test_a_certificate_of_a_clinic_is_good_for_no_server(
-    folder: Path, serve: Callable[..., Host]
+    folder: Path, hosting: Callable[..., Host]
 ) -> None:
     """As `certs issue` makes it, whatever name is asked for: it has no server's key usage."""
     files = parties(folder)
@@ -143,7 +128,7 @@ def test_a_certificate_of_a_clinic_is_good_for_no_server(
             lambda _, hosts: names(Role.MODEL_OWNER, [HOST, *hosts]),
         )
         posing = issue(folder, Role.DATA_OWNER, "posing")
-    host = serve({**files, Role.MODEL_OWNER: posing})
+    host = hosting({**files, Role.MODEL_OWNER: posing})
     clinic = load(files[Role.DATA_OWNER], Role.DATA_OWNER)
     for name in (None, HOST):
         with host.peer_of(clinic, server_name=name) as peer, pytest.raises(AuthenticationError):
@@ -151,10 +136,10 @@ def test_a_certificate_of_a_clinic_is_good_for_no_server(
 
 
 def test_a_certificate_is_looked_at_once(
-    folder: Path, serve: Callable[..., Host], looks: list[Any]
+    folder: Path, hosting: Callable[..., Host], looks: list[Any]
 ) -> None:
     files = parties(folder)
-    host = serve(files)
+    host = hosting(files)
     clinic = load(files[Role.DATA_OWNER], Role.DATA_OWNER)
     looks.clear()  # a server's own, before it serves
     with host.peer_of(clinic, server_name=HOST) as peer:
@@ -167,10 +152,10 @@ def test_a_certificate_is_looked_at_once(
 
 
 def test_a_new_certificate_of_this_party_is_shown_all_the_same(
-    folder: Path, tmp_path: Path, serve: Callable[..., Host], looks: list[Any]
+    folder: Path, tmp_path: Path, hosting: Callable[..., Host], looks: list[Any]
 ) -> None:
     files = parties(folder)
-    host = serve(files)
+    host = hosting(files)
     names: list[str] = []
     host.functions["ListModels"] = lambda request, call: (
         names.append(call.peer.name) or no_models(request, call)
@@ -192,11 +177,11 @@ def test_a_new_certificate_of_this_party_is_shown_all_the_same(
 
 
 def test_the_server_that_was_looked_at_is_the_one_that_is_called(
-    folder: Path, serve: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+    folder: Path, hosting: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another party of the same name that relays the look cannot answer with its own key."""
     files = parties(folder)
-    honest = serve(files)
+    honest = hosting(files)
     posing = replace(
         load(files[Role.CRYPTO_PROVIDER], Role.CRYPTO_PROVIDER), role=Role.MODEL_OWNER, files=None
     )
@@ -228,11 +213,11 @@ def restarted(host: Host, identity: Identity) -> grpc_server.Server:
 
 
 def test_a_certificate_that_was_replaced_is_taken_at_the_next_try(
-    folder: Path, tmp_path: Path, serve: Callable[..., Host]
+    folder: Path, tmp_path: Path, hosting: Callable[..., Host]
 ) -> None:
     """The first call after a lost connection says so, with an error that is tried again."""
     files = parties(folder)
-    host = serve(files)
+    host = hosting(files)
     clinic = load(files[Role.DATA_OWNER], Role.DATA_OWNER)
     renewed = issue(folder, Role.MODEL_OWNER, "vendor", output=tmp_path)
     with host.peer_of(clinic, server_name=HOST) as peer:
@@ -264,10 +249,10 @@ def failure(peer: Peer) -> AuthenticationError:
 
 
 def test_a_server_in_another_role_in_its_place_is_named(
-    folder: Path, serve: Callable[..., Host]
+    folder: Path, hosting: Callable[..., Host]
 ) -> None:
     files = parties(folder)
-    host = serve(files)
+    host = hosting(files)
     posing = load(files[Role.CRYPTO_PROVIDER], Role.CRYPTO_PROVIDER)
     with host.peer_of(load(files[Role.DATA_OWNER], Role.DATA_OWNER), server_name=HOST) as peer:
         list_models(peer)
@@ -281,10 +266,10 @@ def test_a_server_in_another_role_in_its_place_is_named(
 
 
 def test_a_server_that_refuses_this_party_is_not_taken_for_another(
-    folder: Path, serve: Callable[..., Host]
+    folder: Path, hosting: Callable[..., Host]
 ) -> None:
     files = parties(folder)
-    host = serve(files)
+    host = hosting(files)
 
     def refusing(*_: object) -> None:
         raise AuthenticationError(f"{PeerIdentity(Role.DATA_OWNER, 'data-owner')} was revoked")
@@ -297,11 +282,11 @@ def test_a_server_that_refuses_this_party_is_not_taken_for_another(
 
 
 def test_waiting_for_a_peer_that_is_away_raises_nothing(
-    folder: Path, serve: Callable[..., Host]
+    folder: Path, hosting: Callable[..., Host]
 ) -> None:
     """Between attempts of a submission: the next attempt says what is wrong."""
     files = parties(folder)
-    host = serve(files)
+    host = hosting(files)
     host.server.stop(0)
     with host.peer_of(load(files[Role.DATA_OWNER], Role.DATA_OWNER), server_name=HOST) as peer:
         peer.await_back(0.1)

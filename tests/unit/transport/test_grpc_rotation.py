@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,21 +39,6 @@ def parties(authority: Path, **more: Any) -> Parties:
         )
         for role in Role
     }
-
-
-@pytest.fixture
-def hosting() -> Iterator[Callable[[Parties], Host]]:
-    hosts: list[Host] = []
-
-    def start(files: Parties) -> Host:
-        host = Host({role: load(one, role) for role, one in files.items()})
-        host.functions["ListModels"] = no_models
-        hosts.append(host)
-        return host
-
-    yield start
-    for host in hosts:
-        host.close()
 
 
 def presented(
