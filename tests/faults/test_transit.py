@@ -20,7 +20,7 @@ from tests.e2e.networks import lungs
 from tests.e2e.parties import until
 from tests.faults.mutations import outcome
 from tests.faults.records import CHANGES, LOSSES, Change, Relayed
-from tests.unit.transport.test_grpc_calls import FakeRpcError
+from tests.unit.transport.calls import FakeRpcError
 
 LEGS = [
     (role, to_server)

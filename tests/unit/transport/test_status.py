@@ -17,7 +17,7 @@ from radiopaque.errors import (
 )
 from radiopaque.transport.status import from_rpc_error
 from radiopaque.transport.tls import grpc
-from tests.unit.transport.calls import list_models
+from tests.unit.transport.calls import FakeRpcError, list_models
 
 ALL_ERRORS = [
     value
@@ -44,22 +44,6 @@ def test_every_error_of_the_tree_crosses(host: Any, error_type: type[RadiopaqueE
         if error_type is not errors.UnsupportedModelError:
             assert type(caught.value) is error_type
         assert "line one\nline two ?[31m ümlaut" in str(caught.value)
-
-
-class FakeRpcError(grpc.RpcError):  # type: ignore[misc]
-    """A status from a server that is not ours."""
-
-    def __init__(self, code: grpc.StatusCode, details: str, name: str | None) -> None:
-        self._status = (code, details, name)
-
-    def code(self) -> grpc.StatusCode:
-        return self._status[0]
-
-    def details(self) -> str:
-        return self._status[1]
-
-    def trailing_metadata(self) -> tuple[tuple[str, str], ...] | None:
-        return None if self._status[2] is None else (("radiopaque-error", self._status[2]),)
 
 
 @pytest.mark.parametrize("name", [None, "NoSuchError", "ModelCardWarning", "annotations"])
