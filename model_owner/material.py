@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,18 +79,13 @@ class MaterialStore:
             with suppress(FileNotFoundError):
                 self._path(session, kind).unlink()
 
-    def sweep(self, keep: Callable[[bytes], bool]) -> int:
-        """Delete the files of sessions that ``keep`` refuses; returns how many files.
-
-        ``keep`` is asked when all files are listed: a file that is made meanwhile is left alone.
-        """
-        removed = 0
-        for path in list(self._directory.iterdir()):
+    def sessions(self) -> set[bytes]:
+        """Those that have files here."""
+        found = set()
+        for path in self._directory.iterdir():
             with suppress(ValueError):
-                if not keep(bytes.fromhex(path.stem)):
-                    path.unlink(missing_ok=True)
-                    removed += 1
-        return removed
+                found.add(bytes.fromhex(path.stem))
+        return found
 
     def needed(self, plan: AnyPlan) -> int:
         """Bytes on disk of one session."""

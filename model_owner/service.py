@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from model_owner import dealer_audit
+from model_owner.admission import Admission, Limits
 from model_owner.dealer import Dealer, Order
 from model_owner.engines import Start
 from model_owner.hosting import Hosted, HostedModel
@@ -50,18 +50,6 @@ _CLINIC = frozenset({Role.DATA_OWNER})
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of one model owner; beyond them calls get ResourceError."""
-
-    sessions_per_clinic: int
-    concurrent_inferences: int
-    material_bytes: int
-    session_seconds: float
-    window_bytes: int
-    sessions: int
-
-
 class ModelOwner:
     """One model owner: hosted models, ledger, prepared material, and its crypto provider."""
 
@@ -77,17 +65,13 @@ class ModelOwner:
         open_store(store)
         self._hosted = hosted
         self._dealer = dealer
-        self._limits = limits
         rules = rules or Rules()
         rules.check_outputs(hosted.loaded())
         self._ledger = ledger or Ledger(store / "sessions.sqlite", MODEL_OWNER)
         self._policy = Policy(rules, self._ledger)
         self._material = MaterialStore(store / "material")
-        self._admitting = threading.Lock()
-        self._arriving: dict[bytes, int] = {}
-        """Bytes on disk that sessions which are being prepared take, or will."""
+        self._admission = Admission(self._ledger, self._material, hosted, limits)
         self._inferring = threading.BoundedSemaphore(limits.concurrent_inferences)
-        self._discard_useless()
 
     def handlers(self) -> Mapping[str, Handler]:
         """The service's table: what serves each method, and for which role."""
@@ -105,23 +89,11 @@ class ModelOwner:
         """Sessions that are not over, and the disk space of their material."""
         states = (State.PREPARING, State.READY, State.STARTED, State.OPENED)
         sessions = {state: self._ledger.count(state) for state in states}
-        return Stock(sessions, self._material.size(), self._limits.material_bytes)
+        return Stock(sessions, self._material.size(), self._admission.limits.material_bytes)
 
     def close(self) -> None:
         """Let go of the ledger."""
         self._ledger.close()
-
-    def _discard_useless(self) -> None:
-        """Burn prepared sessions that are too old or whose artefact is not hosted any more."""
-        self._ledger.expire(State.READY, self._limits.session_seconds)
-        hosted = {model.key.id.artefact for model in self._hosted.all()}
-        for row in self._ledger.rows(State.READY):
-            if row.artefact not in hosted:
-                self._ledger.burn(row.session)
-        # Those that are being prepared are another replica's: this one's are burnt by now.
-        kept = (State.READY, State.PREPARING, State.STARTED, State.OPENED)
-        known = {row.session for state in kept for row in self._ledger.rows(state)}
-        self._material.sweep(known.__contains__)
 
     def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsReply:
         """What is offered to this clinic."""
@@ -169,28 +141,12 @@ class ModelOwner:
         call.about.update(model.about)
         session = first.header.session
         key_o, key_file = SecretKey.generate(), SecretKey.generate()
-        needed = self._material.needed(model.host.plan)
-        with self._admitting:
-            self._check_limits(call, needed)
-            self._ledger.create(
-                session,
-                artefact=model.key.id.artefact,
-                peer=call.peer.name,
-                binding=first.header.binding,
-                secret=key_o.reveal() + key_file.reveal(),
-            )
-            self._arriving[session] = needed
+        keys = (key_o, key_file)
         try:
-            reply = self._collect(Order(model, session, key_o), key_file, parts, call)
-            self._ledger.advance(session, State.PREPARING, State.READY)
+            with self._admission.preparing(first.header, model, call.peer.name, keys):
+                reply = self._collect(Order(model, session, key_o), key_file, parts, call)
             call.about["session"] = session.hex()[:8]
-        except BaseException:
-            self._ledger.burn(session)
-            self._material.delete(session)
-            raise
         finally:
-            with self._admitting:
-                del self._arriving[session]
             key_o.erase()
             key_file.erase()
         _log.info("session prepared", session=session, peer=str(call.peer), model=model.name)
@@ -202,7 +158,8 @@ class ModelOwner:
         with self._slot(), _logged("inference broken off", row, call):
             if row.state is State.READY:
                 self._policy.charge(call.peer.name, model.host.plan.batch)
-            with model.host.open(call.deadline_seconds, self._limits.window_bytes) as begin:
+            window = self._admission.limits.window_bytes
+            with model.host.open(call.deadline_seconds, window) as begin:
                 self._run(begin, row, epoch, channel, call)
         _log.info(
             "inference served",
@@ -252,9 +209,9 @@ class ModelOwner:
     def _slot(self) -> Iterator[None]:
         """One of the places for inferences; an audit computes as much."""
         if not self._inferring.acquire(timeout=_SLOT_SECONDS):
+            most = self._admission.limits.concurrent_inferences
             raise ResourceError(
-                f"{self._limits.concurrent_inferences} inferences are under way, the limit here; "
-                "try again in a second",
+                f"{most} inferences are under way, the limit here; try again in a second",
                 retry_seconds=_SLOT_SECONDS,
             )
         try:
@@ -327,27 +284,6 @@ class ModelOwner:
                 "the session is bound to other masked weights; fetch the model again"
             )
         return model
-
-    def _check_limits(self, call: Call, needed: int) -> None:
-        """``needed``: bytes on disk that another session takes."""
-        waiting = self._ledger.count(State.READY, call.peer.name) + self._ledger.count(
-            State.PREPARING, call.peer.name
-        )
-        if waiting >= self._limits.sessions_per_clinic:
-            raise ResourceError(
-                f"{waiting} prepared sessions of this clinic wait here, its limit; use some first"
-            )
-        states = (State.PREPARING, State.READY)
-        if sum(map(self._ledger.count, states)) >= self._limits.sessions:
-            raise ResourceError(
-                f"{self._limits.sessions} prepared sessions wait here, the limit for all clinics; "
-                "try again later"
-            )
-        taken = self._material.size(but=self._arriving) + sum(self._arriving.values())
-        if taken + needed > self._limits.material_bytes:
-            raise ResourceError(
-                "the disk space for prepared sessions is used up here; try again later"
-            )
 
     def _collect(
         self, order: Order, key_file: SecretKey, parts: Iterator[pb.PrepareRequest], call: Call

@@ -232,7 +232,9 @@ class ModelOwnerLimits(CallLimits):
     sessions: Count = Field(10_000, description="Prepared sessions of all data owners.")
     concurrent_inferences: Count = Field(4, description="Inferences under way at once.")
     session_days: Count = Field(
-        90, description="Days that a prepared session waits for its image before it is deleted."
+        90,
+        description="Days that a prepared session waits for its image. Then it is deleted, before "
+        "the next one is prepared or at the next start.",
     )
     material_bytes: Bytes = Field(
         20_000_000_000,

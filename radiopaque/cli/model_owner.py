@@ -26,11 +26,12 @@ def _serve(
     as_json: bool = typer.Option(False, "--json", help="Announce and log as JSON lines."),
 ) -> None:
     """Serve until SIGTERM."""
+    from model_owner.admission import Limits
     from model_owner.dealer import Dealer
     from model_owner.hosting import Hosted
     from model_owner.policy import Rules
     from model_owner.rollback import Newest
-    from model_owner.service import Limits, ModelOwner
+    from model_owner.service import ModelOwner
     from radiopaque.certificates import Role
     from radiopaque.cli.serving import serve
     from radiopaque.config import load_model_owner

@@ -202,6 +202,16 @@ class Ledger:
         """All sessions in a state, oldest first, without their secrets."""
         return self._select("WHERE state = ? ORDER BY created, id", (state,))
 
+    def sessions(self, *states: State) -> set[bytes]:
+        """The ids of all sessions that are in one of these states."""
+        condition = " OR ".join(["state = ?"] * len(states))
+        with self._database.transaction() as connection:
+            found = connection.execute(
+                f"SELECT id FROM session WHERE {condition}",  # noqa: S608 - constant text
+                tuple(map(str, states)),
+            ).fetchall()
+        return {row[0] for row in found}
+
     def count(self, state: State, peer: str | None = None) -> int:
         """How many sessions are in a state, of one peer or of all."""
         condition, values = "WHERE state = ?", [str(state)]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from crypto_provider.service import CryptoProvider
+from model_owner.admission import Limits
 from model_owner.dealer import Dealer
 from model_owner.hosting import Hosted
 from model_owner.policy import Rules
-from model_owner.service import Limits, ModelOwner
+from model_owner.service import ModelOwner
 from radiopaque.certificates import Role, init_directory, load_identity
 from radiopaque.config import CryptoProviderLimits, ModelOwnerLimits
 from radiopaque.engine.weights_file import write_compiled

@@ -17,6 +17,7 @@ import pytest
 from data_owner import Client
 from radiopaque.certificates import Role
 from radiopaque.errors import MessageValueError, ResourceError, SessionStateError
+from radiopaque.ledger import State
 from radiopaque.prg import new_id
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import GrpcChannel, Peer
@@ -57,7 +58,8 @@ def inside(tmp_path: Path) -> Iterator[Inside]:
 
 
 def limit(inside: Inside, **limits: int) -> None:
-    inside.hosting._limits = replace(inside.hosting._limits, **limits)
+    admission = inside.hosting._admission
+    admission.limits = replace(admission.limits, **limits)
 
 
 def list_models(peer: Peer) -> None:
@@ -98,6 +100,44 @@ def test_prepared_sessions_of_all_clinics(inside: Inside) -> None:
         # once it is over at the model owner, too
         until(lambda: len(inside.material()) == 2)
         client.prepare()
+
+
+def test_sessions_that_have_waited_too_long_make_room(inside: Inside) -> None:
+    """At the next preparation, not only when the vendor starts again; their clinic goes on."""
+    network = lungs()
+    limit(inside, sessions=2)
+    with Client.from_config(inside.clinic()) as client:
+        client.prepare(2)
+        old = inside.hosting._ledger.sessions(State.READY)
+        admission = inside.hosting._admission
+        admission.limits = replace(admission.limits, session_seconds=0.0)
+        client.prepare()
+        (left,) = inside.hosting._ledger.sessions(State.READY)
+        assert left not in old
+        assert inside.hosting._ledger.sessions(State.BURNT) == old
+        assert {Path(name).stem for name in inside.material()} == {left.hex()}
+        value, bound = network.plaintext(network.images())
+        assert (np.abs(client.infer_tensor(network.images()).outputs - value) <= bound).all()
+
+
+def test_a_session_that_another_replica_begins_meanwhile_keeps_its_files(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replicas share the ledger and the folder: what is listed is older than what is asked."""
+    ledger, folder = inside.hosting._ledger, inside.owner.store / "material"
+    begun = new_id()
+    asked = ledger.sessions
+
+    def sessions(*states: State) -> set[bytes]:
+        known = asked(*states)
+        ledger.create(begun, artefact=bytes(16), peer="another clinic", secret=bytes(64))
+        (folder / f"{begun.hex()}.offline").touch()
+        return known
+
+    monkeypatch.setattr(ledger, "sessions", sessions)
+    with Client.from_config(inside.clinic()) as client:
+        client.prepare()
+    assert (folder / f"{begun.hex()}.offline").exists()
 
 
 def test_sessions_that_are_on_their_way_count_as_material(

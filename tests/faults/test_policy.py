@@ -91,7 +91,7 @@ def test_a_model_that_reveals_more_than_the_policy_is_not_served(tmp_path: Path)
                 tmp_path / "other",
                 party._hosted,
                 party._dealer,
-                party._limits,
+                party._admission.limits,
                 rules=Rules(output_bits=gate.bits - 1),
             )
 

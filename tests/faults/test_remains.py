@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from data_owner import Client
+from model_owner.admission import Limits
 from model_owner.dealer import Dealer
 from model_owner.hosting import Hosted
-from model_owner.service import Limits, ModelOwner
+from model_owner.service import ModelOwner
 from radiopaque.certificates import Role
 from radiopaque.errors import (
     MessageOrderError,

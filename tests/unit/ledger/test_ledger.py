@@ -245,6 +245,9 @@ def test_rows_and_counts(path: Path) -> None:
         assert ledger.count(State.PREPARING) == ledger.count(State.PREPARING, "a") == 2
         assert ledger.count(State.PREPARING, "b") == 0
         assert ledger.count(State.READY, "b") == 1
+        assert ledger.sessions(State.PREPARING) == {first, third}
+        assert ledger.sessions(State.PREPARING, State.READY) == {first, second, third}
+        assert ledger.sessions(State.BURNT) == set()
         assert all(entry.secret is None for entry in ledger.rows(State.PREPARING))
 
 

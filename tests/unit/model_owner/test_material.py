@@ -183,11 +183,15 @@ def test_a_write_that_the_system_cuts_short_is_continued(
         assert all((region == 0xA5).all() for _, region in message)
 
 
-def test_sweeping_keeps_what_is_asked_for(store: MaterialStore, tmp_path: Path) -> None:
+def test_sessions_and_deleting(store: MaterialStore, tmp_path: Path) -> None:
     kept, dropped, key = new_id(), new_id(), SecretKey.generate()
     store_session(store, kept, key)
     store_session(store, dropped, key)
-    assert store.sweep(kept.__eq__) == 2
+    notes = tmp_path / "material" / "notes.txt"
+    notes.touch()
+    assert store.sessions() == {kept, dropped}
+    notes.unlink()
+    store.delete(dropped)
     assert {path.stem for path in files(tmp_path)} == {kept.hex()}
     store.delete(kept)
     store.delete(kept)
