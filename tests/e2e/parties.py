@@ -26,7 +26,7 @@ from radiopaque.certificates import init_directory as make_certificates
 from radiopaque.engine.weights_file import CompiledModel, write_compiled
 from tests.e2e.networks import Network
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 
 
@@ -327,7 +327,7 @@ def contents(folders: Sequence[Path]) -> Iterator[tuple[Path, bytes]]:
                 yield path, path.read_bytes()
 
 
-def until(condition: Any, seconds: float = 10.0) -> None:
+def until(condition: Any, seconds: float = 30.0) -> None:
     """Wait for a condition that another process brings about."""
     deadline = time.monotonic() + seconds
     while not condition():

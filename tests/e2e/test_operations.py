@@ -136,11 +136,14 @@ def test_top_and_usage_count_what_a_clinic_did(operated: Deployment, clinic: Cli
     infer(clinic)
     infer(clinic, 1)
     owner = ("model-owner", "--config", operated.owner.config)
+    who = (clinic.name, "Infer")
 
     def finished() -> bool:
         read = document("top", *owner)
         counts = [one["count"] for one in read["inferences"] if one["clinic"] == clinic.name]
-        return counts == [2]
+        used = document("usage", *owner)["usage"]
+        served = [one["calls"] for one in used if (one["caller"], one["method"]) == who]
+        return counts == served == [2]
 
     until(finished)
     read = document("top", *owner)

@@ -49,7 +49,7 @@ def settle(deployment: Deployment, identity: Identity) -> None:
                 return True
             return False
 
-        until(prepared, seconds=5.0)
+        until(prepared)
         deployment.settled = known
 
 
