@@ -1,7 +1,8 @@
-"""Files that exist whole or not at all, readable by their owner alone unless said otherwise."""
+"""Files: whole or not at all, one process's alone, closed to others unless said otherwise."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import stat
@@ -11,6 +12,7 @@ from radiopaque.errors import StoreError
 
 PRIVATE_FILE_MODE = 0o600
 PRIVATE_DIRECTORY_MODE = 0o700
+_BEGINS_BYTES = 20
 
 
 def write_atomically(path: Path, data: bytes, mode: int = PRIVATE_FILE_MODE) -> None:
@@ -35,6 +37,31 @@ def write_atomically(path: Path, data: bytes, mode: int = PRIVATE_FILE_MODE) -> 
         raise StoreError(
             f"cannot write {path}: {error.strerror}; check the folder, its rights and free space"
         ) from error
+
+
+class InUseError(Exception):
+    """Another process has the file; ``begins`` is the start of what is in it."""
+
+    def __init__(self, begins: bytes) -> None:
+        super().__init__("another process has the file")
+        self.begins = begins
+
+
+def open_locked(path: Path) -> int:
+    """Open a file, made where there is none, and keep other processes out until it is closed.
+
+    The descriptor holds the lock, which the kernel drops with the process. Raises InUseError where
+    it cannot be had, OSError where the file cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        try:
+            raise InUseError(os.read(descriptor, _BEGINS_BYTES)) from error
+        finally:
+            os.close(descriptor)
+    return descriptor
 
 
 def sync_directory(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
@@ -23,7 +22,13 @@ from radiopaque.audit.chain import (
     segments,
 )
 from radiopaque.errors import StoreError
-from radiopaque.files import PRIVATE_FILE_MODE, make_private_directory, sync_directory
+from radiopaque.files import (
+    PRIVATE_FILE_MODE,
+    InUseError,
+    make_private_directory,
+    open_locked,
+    sync_directory,
+)
 from radiopaque.telemetry import get_logger
 
 SEGMENT_BYTES: Final = 1 << 26
@@ -206,14 +211,10 @@ class AuditLog:
 def _take(path: Path) -> int:
     """Open the head and keep other processes out; the descriptor holds the lock."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
-    except OSError as error:
-        raise StoreError(f"cannot open {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
+        return open_locked(path)
+    except InUseError as error:
         raise StoreError(
             f"the audit log in {path.parent} is in use by another process; stop that one first"
         ) from error
-    return descriptor
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {error.strerror}") from error

@@ -6,7 +6,6 @@ is here: how a change is made durable, how an erased secret leaves the disk, who
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from radiopaque.errors import StoreError
-from radiopaque.files import PRIVATE_FILE_MODE, make_private_directory
+from radiopaque.files import PRIVATE_FILE_MODE, InUseError, make_private_directory, open_locked
 
 FORMAT: Final = 3
 SCHEMA: Final = """
@@ -181,18 +180,15 @@ def _take_lock(path: Path) -> int:
     """Lock the ledger for this process; the returned descriptor holds the lock."""
     lock = path.with_name(path.name + ".lock")
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
-    except OSError as error:
-        raise StoreError(f"cannot create {lock}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
+        descriptor = open_locked(lock)
+    except InUseError as error:
+        holder = error.begins.decode("ascii", "replace").strip() or "unknown"
         raise StoreError(
             f"ledger {path} is in use by process {holder}; stop that one first, "
             "or give this one another store"
         ) from error
+    except OSError as error:
+        raise StoreError(f"cannot create {lock}: {error.strerror}") from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
     return descriptor
