@@ -9,6 +9,7 @@ the protocol's promise.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +110,7 @@ class Builder:
         """The larger of two neighbours along the last axis: max(a, b) = b + relu(a - b)."""
         source = self.steps[value]
         shape = (*source.shape[:-1], source.shape[-1] // 2)
-        more = {"shape": shape, "bits": source.fraction_bits}
+        more: dict[str, Any] = {"shape": shape, "bits": source.fraction_bits}
         a, b = (
             self.add(p.Slice((0, 0, 0, start), (1, 1, 1, 2)), value, limit=source.limit, **more)
             for start in (0, 1)
@@ -242,7 +243,9 @@ def _moved(gate: p.Gate, step: p.Step, operands: list[tuple[Reals, Reals]]) -> t
     """Gates that add and move values."""
     if isinstance(gate, p.Combine):
         pairs = list(zip(gate.coefficients, operands, strict=True))
-        return sum(c * v for c, (v, _) in pairs), sum(abs(c) * e for c, (_, e) in pairs)
+        nothing = np.zeros(())
+        value = sum((c * v for c, (v, _) in pairs), start=nothing)
+        return value, sum((abs(c) * e for c, (_, e) in pairs), start=nothing)
     value, error = operands[0]
     if isinstance(gate, p.Slice):
         window = tuple(

@@ -108,10 +108,10 @@ def test_from_preparing_to_reports(
     assert len(by_kind["png"]["warnings"]) == len(by_kind["jpeg"]["warnings"]) == 1
 
     assert len(list(output.glob("*.html"))) == len(list(output.glob("*.json"))) == 3
-    for path, data in contents([output]):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for report, data in contents([output]):
+        assert stat.S_IMODE(report.stat().st_mode) == 0o600
         assert PATIENT.encode() not in data
-        if path.suffix == ".json":
+        if report.suffix == ".json":
             assert json.loads(data) in answer["results"]
     # no patient field left the clinic, and nothing of the sessions is left
     assert PATIENT not in deployment.logs()
@@ -236,13 +236,13 @@ def test_unknown_model(deployment: Deployment, command: Command) -> None:
 def test_second_process_on_one_store(
     deployment: Deployment, clinic: Clinic, command: Command
 ) -> None:
-    code = (
+    script = (
         "import sys, time\n"
         "from data_owner import Client\n"
         "with Client.from_config(sys.argv[1]):\n"
         "    print('open'); sys.stdin.read()"
     )
-    with process(code, clinic.config) as holder:
+    with process(script, clinic.config) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
         code, error = command("data-owner", "models", "--config", clinic.config)

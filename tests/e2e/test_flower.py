@@ -18,26 +18,27 @@ from typing import IO
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 pytest.importorskip("flwr")
 
-from cryptography.hazmat.primitives.asymmetric.ec import (  # noqa: E402
+import torch
+from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP384R1,
     generate_private_key,
 )
 
-from tests.unit.training.hospitals import NAMES, Hospitals, build  # noqa: E402
-from training import checkpoint  # noqa: E402
-from training.data import index_folder  # noqa: E402
-from training.errors import SettingsError, SiteLostError  # noqa: E402
-from training.federated import build_network, build_site  # noqa: E402
-from training.flower.members import split_address  # noqa: E402
-from training.flower.settings import agreement, load_run, load_site, settings_of  # noqa: E402
-from training.flower.supernode import SuperNode  # noqa: E402
-from training.intake import read_images  # noqa: E402
-from training.rounds import RoundRunner  # noqa: E402
-from training.site import flatten, shared_names, weights_of  # noqa: E402
+from tests.unit.training.hospitals import NAMES, Hospitals, build
+from training import checkpoint
+from training.data import index_folder
+from training.errors import SettingsError, SiteLostError
+from training.federated import build_network, build_site
+from training.flower.members import split_address
+from training.flower.settings import agreement, load_run, load_site, settings_of
+from training.flower.supernode import SuperNode
+from training.intake import read_images
+from training.rounds import RoundRunner
+from training.site import flatten, shared_names, weights_of
 
 ROUNDS = 9
 KILLED = "oak"

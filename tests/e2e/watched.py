@@ -57,8 +57,12 @@ def _tell_everything(traces: int) -> None:
         return handler
 
     telemetry.configure = configure  # type: ignore[assignment]
-    telemetry.traces.start(lambda *trace: os.write(traces, f"{trace!r}\n".encode()) and None)
-    telemetry.traces.start = lambda _: None  # type: ignore[method-assign]
+
+    def tell(*trace: Any) -> None:
+        os.write(traces, f"{trace!r}\n".encode())
+
+    telemetry.traces.start(tell)
+    telemetry.traces.start = lambda _: None  # type: ignore[method-assign, assignment]
 
 
 def _run(words: list[str]) -> None:

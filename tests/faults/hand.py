@@ -22,6 +22,7 @@ from radiopaque.wire import messages
 from radiopaque.wire.frames import Frame, Kind
 from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.parties import Clinic, Deployment
+from tests.faults.inside import Inside
 
 SECONDS = 20.0
 EPOCH = bytes(range(16))
@@ -34,7 +35,7 @@ class Hand:
 
     def __init__(
         self,
-        deployment: Deployment,
+        deployment: Deployment | Inside,
         clinic: Clinic | Identity,
         folder: str = "lungs-1.10",
         session: bytes | None = None,

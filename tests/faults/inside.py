@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from crypto_provider.service import CryptoProvider
 from model_owner.admission import Limits
@@ -85,7 +85,7 @@ class Inside:
         )
         self.owner = self._listen(Role.MODEL_OWNER, self.hosting.handlers())
 
-    def __enter__(self) -> Inside:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,7 +133,7 @@ class Inside:
 class Rewritten:
     """A serving channel whose sent frames are changed, and which remembers what came in."""
 
-    def __init__(self, channel: Channel, change: Callable[[Frame], list[Frame]]) -> None:
+    def __init__(self, channel: Channel, change: Callable[[Frame], Iterable[Frame]]) -> None:
         self._channel = channel
         self._change = change
         self.counters = channel.counters
@@ -157,7 +157,7 @@ class Rewritten:
         self._channel.close(error)
 
 
-def rewriting(change: Callable[[Frame], list[Frame]], seen: list[Rewritten]) -> Lie:
+def rewriting(change: Callable[[Frame], Iterable[Frame]], seen: list[Rewritten]) -> Lie:
     """A model owner whose online frames are changed."""
 
     def infer(honest: Original, channel: Channel, call: Call) -> None:

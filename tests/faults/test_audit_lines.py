@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,6 @@ import pytest
 
 from data_owner import Client
 from radiopaque.audit import AuditLog, verify
-from radiopaque.audit import log as writing
 from radiopaque.audit.observer import Auditor
 from radiopaque.certificates import Role
 from radiopaque.errors import RadiopaqueError, RoleError, StoreError, UnknownSessionError
@@ -194,7 +194,7 @@ def test_what_cannot_be_written_down_is_not_served(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing.os, "fdatasync", full)
+    monkeypatch.setattr(os, "fdatasync", full)
     # more often than there are slots: a call that was refused leaves its own
     for _ in range(5):
         with pytest.raises(StoreError, match="the peer failed inside"):

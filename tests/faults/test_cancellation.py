@@ -283,7 +283,7 @@ def test_a_download_ends_where_it_is_not_read_any_more(inside: Inside) -> None:
     inside.lies["FetchMaskedWeights"] = endless
     with hand_of(inside) as hand, all_over(inside):
         request = pb.FetchMaskedWeightsRequest(artefact=hand.artefact.artefact)
-        chunks = hand.owner.download("FetchMaskedWeights", request, pb.Chunk, Counters(), 30.0)
+        chunks: Any = hand.owner.download("FetchMaskedWeights", request, pb.Chunk, Counters(), 30.0)
         next(chunks)
         chunks.close()
         assert closed.wait(FREED_SECONDS)

@@ -29,12 +29,14 @@ from radiopaque.errors import (
 from radiopaque.ledger import MARK_BYTES, Mark
 from radiopaque.prg import SecretKey, new_id
 from radiopaque.transport.grpc_client import GrpcChannel
+from radiopaque.transport.grpc_server import Call
 from radiopaque.wire import frames
 from radiopaque.wire.frames import Frame, Kind
+from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.networks import lungs
 from tests.e2e.parties import Clinic, Deployment, ledger_on_disk, radiopaque, until
 from tests.faults.hand import Hand
-from tests.faults.inside import Inside, Rewritten, redealing, rewriting
+from tests.faults.inside import Inside, Original, Rewritten, redealing, rewriting
 from tests.faults.test_audit_lines import KEYS, of
 
 BURNT = ("BURNT", False)
@@ -145,9 +147,12 @@ def test_the_wire_carries_marks_the_key_and_an_empty_verdict(inside: Inside) -> 
 
     inside.lies["Audit"] = rewriting(keep, seen)
     keys: list[bytes] = []
-    inside.lies["Reserve"] = lambda honest, request, call: (
-        keys.append(request.key_d) or honest(request, call)
-    )
+
+    def noted(honest: Original, request: pb.ReserveRequest, call: Call) -> Any:
+        keys.append(request.key_d)
+        return honest(request, call)
+
+    inside.lies["Reserve"] = noted
     with Client.from_config(inside.clinic()) as client:
         (prepared,) = client.prepare()
         client.audit(1)

@@ -22,7 +22,7 @@ from radiopaque.wire import frames, messages
 from radiopaque.wire.frames import MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Frame, Kind
 from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.parties import Deployment, until
-from tests.faults.hand import EPOCH, Hand, Tampered, raw_call, raw_infer, raw_upload
+from tests.faults.hand import EPOCH, SECONDS, Hand, Tampered, raw_call, raw_infer, raw_upload
 
 MARK = Mark(EPOCH).encode()
 
@@ -277,7 +277,7 @@ def test_a_reservation_with_a_field_of_the_wrong_length(
 ) -> None:
     for value in (b"", b"\x01" * 31, b"\x01" * 33):
         with pytest.raises(MessageSizeError, match="must have"):
-            hand.reserve(**{field: value})
+            hand.reserve(SECONDS, **{field: value})
     hand.prepare().infer()
 
 

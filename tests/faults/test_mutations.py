@@ -84,9 +84,9 @@ def test_every_bit_of_a_frame(kind: Kind) -> None:
         data[bit // 8] ^= 1 << bit % 8
         bad.append(bytes(data))
     bad += [frames.encode(Frame(session, 300, one, 2, payload)) for one in Kind if one is not kind]
-    for data in bad:
+    for damaged in bad:
         with pytest.raises(ProtocolError):
-            accept(frames.decode(data), *due)
+            accept(frames.decode(damaged), *due)
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +183,8 @@ def test_reserve(live: Hand, hand: Hand, field: str) -> None:
     }[field]
     for value in lengths(good):
         with pytest.raises(MessageSizeError, match="must have"):
-            hand.reserve(**{field: value})
-    hand.reserve(**{field: other(good)})
+            hand.reserve(SECONDS, **{field: value})
+    hand.reserve(SECONDS, **{field: other(good)})
     expected = RESERVE[field]
     if expected is None:
         hand.upload()

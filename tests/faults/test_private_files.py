@@ -51,7 +51,7 @@ def test_every_file_of_every_store_is_looked_at(tmp_path: Path) -> None:
                 concurrent_deals=1,
             ),
             "model-owner": lambda: ModelOwner(
-                tmp_path / "model-owner", party._hosted, party._dealer, party._limits
+                tmp_path / "model-owner", party._hosted, party._dealer, party._admission.limits
             ),
             "clinic": lambda: Client.from_config(config),
         }

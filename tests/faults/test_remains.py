@@ -157,7 +157,7 @@ def test_logs_of_all_parties_in_one_process_hold_no_key(
     tmp_path: Path,
     drawn: list[bytes],
     caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Here key_O and the file key are known as they are drawn, and everything is logged."""
     caplog.set_level(logging.DEBUG)

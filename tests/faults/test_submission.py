@@ -158,7 +158,9 @@ def test_a_killed_batch_goes_on_where_it_stopped(
 
 def at_first(monkeypatch: pytest.MonkeyPatch, kind: Kind, act: Callable[[], None]) -> list[bytes]:
     """``act`` as the first frame of a kind leaves. Returns the sessions of all images sent."""
-    send, acted, sent = GrpcChannel.send, [], []
+    send = GrpcChannel.send
+    acted: list[bool] = []
+    sent: list[bytes] = []
 
     def sending(channel: GrpcChannel, frame: Frame) -> None:
         if frame.kind is Kind.IMAGE:

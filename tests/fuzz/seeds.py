@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -161,7 +162,8 @@ def _plans() -> Iterator[Seed]:
         p.IntendedUse(("CR", "DX"), ("CHEST",), ("PA",), (18.0, 99.0), "adults"),
     )
     yield "plan/described", encode_plan(described)
-    long = p.Convolution(1, ((1 << 32) - 1,) * 500, (1, 1), (0, 0, 0, 0), (1, 1))
+    kernel: Any = ((1 << 32) - 1,) * 500
+    long = p.Convolution(1, kernel, (1, 1), (0, 0, 0, 0), (1, 1))
     steps = (
         p.Step(p.Input(), (), (1, 1, 4, 4), 8, limit=1 << 12),
         p.Step(long, (0,), (1, 1, 4, 4), 8, limit=1 << 12),

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from radiopaque import errors
 from radiopaque.errors import RadiopaqueError
@@ -105,7 +106,7 @@ def control(data: bytes) -> None:
     name, _, body = data.partition(b"\n")
     types = {kind.__name__.encode(): kind for kind in message_types()}
     kind = types.get(name) or message_types()[sum(name) % len(types)]
-    decoded = messages.decode(kind, body)
+    decoded: Any = messages.decode(kind, body)
     _same(messages.encode(decoded), body)
     checks = {
         "session": messages.session_id,

@@ -66,11 +66,11 @@ def explain(session: Session, image: RingArray) -> Pads:
             r = mod(r_d + mod(own.words(g, "opening", (size,), site.dtype), k), kin)
             r >>= np.uint64(gate.shift)
             if isinstance(gate, p.Truncate):
-                share = _truncation(site, seen, said, r, pads)
+                share = _truncation(site, gate, seen, said, r, pads)
             else:
                 mu_o = mod(own.words(g, "selection", (size,), np.uint16), 9)
                 rho_o = mod(own.words(g, "decision", (size,), np.uint8), 1)
-                share = _comparison(site, seen, said, r, mu_o, rho_o, pads)
+                share = _comparison(site, gate, seen, said, (r, mu_o, rho_o), pads)
             mask = share - numbers(seen[g, Kind.RERANDOMISED], size, k)
             pads[g, "mask"] = mask
         else:
@@ -85,8 +85,10 @@ def _words(site: Site, values: Words) -> RingArray:
     return mod(values, site.ring_bits).astype(site.dtype)
 
 
-def _truncation(site: Site, seen: Payloads, said: Payloads, r: Words, pads: Pads) -> Words:
-    gate, g, size, k = site.step.gate, site.number, site.step.size, site.ring_bits
+def _truncation(
+    site: Site, gate: p.Truncate, seen: Payloads, said: Payloads, r: Words, pads: Pads
+) -> Words:
+    g, size, k = site.number, site.step.size, site.ring_bits
     n = np.uint64(gate.opened_bits - 1 - gate.shift)
     secrets = np.stack([r, (r >> n) << n + ONE])
     shares = secrets - numbers(seen[g, Kind.CORRECTION], 2 * size, k).reshape(2, size)
@@ -95,9 +97,15 @@ def _truncation(site: Site, seen: Payloads, said: Payloads, r: Words, pads: Pads
 
 
 def _comparison(
-    site: Site, seen: Payloads, said: Payloads, r: Words, mu_o: Words, rho_o: Words, pads: Pads
+    site: Site,
+    gate: p.Relu,
+    seen: Payloads,
+    said: Payloads,
+    drawn: tuple[Words, Words, Words],
+    pads: Pads,
 ) -> Words:
-    gate, g, size = site.step.gate, site.number, site.step.size
+    g, size = site.number, site.step.size
+    r, mu_o, rho_o = drawn
     n = gate.compared_bits
     index = INDEX_BITS[n]
     correction = ReluCorrection.read(seen[g, Kind.CORRECTION], site, n)

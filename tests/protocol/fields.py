@@ -9,7 +9,7 @@ maps of public or own tensors and the order of bands are the product's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,8 @@ from tests.protocol.sessions import Session, schedule
 
 Words = NDArray[np.uint64]
 Payloads = dict[tuple[int, Kind], NDArray[np.uint8]]
+Share = Generator["Field", None, Words]
+"""Fields, and the party's share in the end."""
 INDEX_BITS = {18: 5, 24: 7, 30: 9}
 _PRODUCTS = ("rho", "r'", "r' rho", "v", "v rho")
 
@@ -153,11 +155,12 @@ def model_owner_fields(session: Session) -> Iterator[Field]:
             message = numbers(received[g, Kind.RERANDOMISED], size, k)
             yield Field("re-randomised share", g, k, message)
             if isinstance(gate, p.Truncate):
-                own = yield from _truncation(site, received, sent, opened)
+                own = yield from _truncation(site, gate, received, sent, opened)
             else:
                 decision = streams.words(g, "decision", (size,), np.uint8)
                 mu = streams.words(g, "selection", (size,), np.uint16)
-                own = yield from _comparison(site, received, sent, mod(mu, 9), mod(decision, 1))
+                mu_o, rho_o = mod(mu, 9), mod(decision, 1)
+                own = yield from _comparison(site, gate, received, sent, mu_o, rho_o)
             out = own + message
             yield Field("share after re-randomising", g, k, mod(out, k))
             out = _arranged(site, out)
@@ -173,8 +176,10 @@ def _arranged(site: Site, words: Words) -> NDArray[np.unsignedinteger]:
     return site.arranged(CPU, mod(words, site.ring_bits).astype(site.dtype))
 
 
-def _truncation(site: Site, received: Payloads, sent: Payloads, opened: Words) -> Iterator[Field]:
-    gate, g, size, k = site.step.gate, site.number, site.step.size, site.ring_bits
+def _truncation(
+    site: Site, gate: p.Truncate, received: Payloads, sent: Payloads, opened: Words
+) -> Share:
+    g, size, k = site.number, site.step.size, site.ring_bits
     products = numbers(received[g, Kind.CORRECTION], 2 * size, k).reshape(2, size)
     for plane, name in zip(products, ("r'", "v"), strict=True):
         yield Field(f"truncation correction {name}", g, k, plane)
@@ -186,9 +191,9 @@ def _truncation(site: Site, received: Payloads, sent: Payloads, opened: Words) -
 
 
 def _comparison(
-    site: Site, received: Payloads, sent: Payloads, mu_o: Words, rho_o: Words
-) -> Iterator[Field]:
-    gate, g, size = site.step.gate, site.number, site.step.size
+    site: Site, gate: p.Relu, received: Payloads, sent: Payloads, mu_o: Words, rho_o: Words
+) -> Share:
+    g, size = site.number, site.step.size
     n, k = gate.compared_bits, site.ring_bits
     index = INDEX_BITS[n]
     correction = ReluCorrection.read(received[g, Kind.CORRECTION], site, n)

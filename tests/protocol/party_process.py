@@ -106,5 +106,5 @@ def main(role: str, first: Channel, second: Channel, own: dict[str, Any]) -> Non
 
 
 if __name__ == "__main__":
-    channels = [SocketChannel(socket.socket(fileno=int(fd))) for fd in sys.argv[2:]]
-    main(sys.argv[1], *channels, json.load(sys.stdin))
+    first, second = (SocketChannel(socket.socket(fileno=int(fd))) for fd in sys.argv[2:])
+    main(sys.argv[1], first, second, json.load(sys.stdin))

@@ -312,7 +312,7 @@ def left_out(role: str, quantity: str) -> Iterator[None]:
             monkeypatch,
             role,
             lambda self, original, gate, name, shape, dtype: (
-                np.zeros(shape, dtype) if name == quantity else None
+                np.zeros(shape, np.dtype(dtype)) if name == quantity else None
             ),
         )
         yield

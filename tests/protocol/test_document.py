@@ -32,13 +32,15 @@ def gate_of(name: str, opened_bits: str, shift: str) -> p.Gate:
         gate = p.Relu(int(opened_bits), int(shift))
         assert name == f"Relu, n = {gate.compared_bits}"
         return gate
-    return {
+    if name == "Truncate":
+        return p.Truncate(int(opened_bits), int(shift))
+    gates: dict[str, p.Gate] = {
         "Input": p.Input(),
         "linear": p.Multiply((1,)),
         "Remask": p.Remask(),
-        "Truncate": p.Truncate(int(opened_bits), int(shift)) if opened_bits.isdigit() else None,
         "Output, b = 16": p.Output(16, 8),
-    }[name]
+    }
+    return gates[name]
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row[0]} {row[1]} {row[2]}")

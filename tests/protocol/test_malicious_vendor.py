@@ -188,7 +188,7 @@ def test_every_image_explains_the_view_under_every_plan_of_the_vectors(
     )
     step = plan.input_step
     most = min(step.limit, 1 << 20)
-    drawn = [generator.integers(-most, most + 1, step.shape) / step.scale for _ in range(3)]
+    drawn = [generator.integers(-most, most + 1, step.shape) / float(step.scale) for _ in range(3)]
     vendor = sending(adaptive)
     check_explained(run_session(plan, Weights(weights, constants), drawn[0], vendor), drawn)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from radiopaque.engine import artefact as artefacts
 from radiopaque.engine import data_owner
@@ -162,7 +162,7 @@ def check_streams() -> None:
 
         def keyed(self: Streams, gate: int, quantity: str, out: memoryview) -> None:
             probe = np.empty(32, np.uint8)
-            fill(self, gate, quantity, memoryview(probe))
+            fill(self, gate, quantity, probe.data)
             names.setdefault((self._key.reveal(), probe.tobytes()), set()).add(current[-1])
             fill(self, gate, quantity, out)
 
@@ -177,12 +177,14 @@ def check_streams() -> None:
     assert sum(pads.values()) == needed
 
 
-def pad_width(gate: int, quantity: str, dtype: object) -> int:
+def pad_width(gate: int, quantity: str, dtype: DTypeLike) -> int:
     """Bits of a stream's words that count."""
     step = PLAN.steps[gate].gate
     if quantity == "opening":
+        assert isinstance(step, p.Truncate | p.Relu)
         return step.opened_bits
     if quantity == "selection":
+        assert isinstance(step, p.Relu)
         return 2 * step.chunks - 1
     return 1 if quantity == "decision" else 8 * np.dtype(dtype).itemsize
 
@@ -273,7 +275,21 @@ def test_swapping_two_steps_changes_every_stream() -> None:
 RELU, TRUNCATION, REMASK, LINEAR = 15, 2, 23, 14
 V = {RELU: 3, TRUNCATION: 1}
 """Column of v among the arithmetic shares."""
-N = PLAN.steps[RELU].gate.compared_bits
+
+
+def shift_of(number: int) -> int:
+    gate = PLAN.steps[number].gate
+    assert isinstance(gate, p.Truncate | p.Relu)
+    return gate.shift
+
+
+def compared_bits_of(number: int) -> int:
+    gate = PLAN.steps[number].gate
+    assert isinstance(gate, p.Relu)
+    return gate.compared_bits
+
+
+N = compared_bits_of(RELU)
 
 
 # role, quantity, gate, field of the message, bits of the field that the pad covers, how the message
@@ -316,7 +332,7 @@ def check_pad_covers_its_message(
             if quantity == "products":
                 drawn[np.arange(len(drawn)) != V[gate]] = 0
             if (role, quantity) == ("model-owner", "opening"):
-                drawn &= ~np.uint64((1 << PLAN.steps[gate].gate.shift) - 1)
+                drawn = drawn & ~np.uint64((1 << shift_of(gate)) - 1)
             moves.append(drawn)
         move = moves[0].astype(words.dtype)
         return words ^ move if how == "^" else words + move
@@ -332,7 +348,7 @@ def check_pad_covers_its_message(
         other = run(again=base)
     move = (moves[0][V[gate]] if quantity == "products" else moves[0]).reshape(-1)
     if (role, quantity) == ("model-owner", "opening"):
-        move = move >> np.uint64(PLAN.steps[gate].gate.shift)
+        move = move >> np.uint64(shift_of(gate))
     before, after = read(base), read(other)
     expected = {"+": before + move, "-": before - move, "^": before ^ move}[how]
     assert np.array_equal(after, fields.mod(expected, bits[1] - bits[0]))
@@ -346,7 +362,7 @@ def test_masks_are_uniform_over_the_ring_of_their_message(
     role, quantity, gate, _, bits, _ = pad
     lost = 1 << bits[1] - bits[0] - 1
     if (role, quantity) == ("model-owner", "opening"):
-        lost <<= PLAN.steps[gate].gate.shift
+        lost <<= shift_of(gate)
     words = Streams.words
 
     def too_small(self, number, name, shape, dtype, out=None):  # type: ignore[no-untyped-def]

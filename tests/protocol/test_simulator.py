@@ -28,6 +28,7 @@ from radiopaque.gates.base import Answering, Evaluating, Site
 from radiopaque.gates.ends import InputGate
 from radiopaque.gates.linear import LinearGate
 from radiopaque.graph import bands
+from radiopaque.graph import plan as p
 from radiopaque.graph.bands import Band
 from radiopaque.prg import SecretKey
 from radiopaque.ring import RingArray, signed
@@ -174,12 +175,18 @@ def test_an_end_that_depends_on_the_image_is_noticed() -> None:
 # --- the data owner -----------------------------------------------------------------------------
 
 
+def output_gate(plan: p.Plan) -> p.Output:
+    gate = plan.output_step.gate
+    assert isinstance(gate, p.Output)
+    return gate
+
+
 def simulated_data_owner(image: NDArray[np.float64], ring_bits: int) -> tuple[Session, RingArray]:
     """A simulated view, and the functionality's result."""
     plan = PLANS[ring_bits]
     model = Vendor.with_fresh_keys(plan, small_weights(ring_bits)).model
     ideal = ideal_functionality(model, data_owner.encode_images(plan, image))
-    position = ideal.dtype.type(plan.output_step.gate.position)
+    position = ideal.dtype.type(output_gate(plan).position)
     return simulator.for_data_owner(plan, image, lambda mask: ideal - mask >> position), ideal
 
 
@@ -196,7 +203,7 @@ def check_data_owner(image: str, ring_bits: int = 32) -> None:
     check_values(fields.data_owner_view, views)
     output = PLANS[ring_bits].output_step
     unit = 1 / float(output.scale)
-    half = 2 ** (output.gate.position - 1) * unit
+    half = 2 ** (output_gate(PLANS[ring_bits]).position - 1) * unit
     for view, ideal in made:
         right = signed(ideal, ring_bits) * unit
         np.testing.assert_allclose(view.outputs, right, rtol=0, atol=half)

@@ -26,6 +26,7 @@ from radiopaque.engine import artefact as artefacts
 from radiopaque.engine import data_owner
 from radiopaque.gates import plan_cost
 from radiopaque.gates.base import Site
+from radiopaque.graph import plan as p
 from radiopaque.kernels.bits import packed_size
 from radiopaque.prg import SecretKey, Streams
 from radiopaque.ring import RingArray, decode, signed
@@ -85,16 +86,18 @@ def test_the_result_is_the_ideal_functionality_with_the_coins_of_the_masks(ring_
         d, o = session.data_owner_streams(), session.model_owner_streams()
 
         def coins(site: Site, d: Streams = d, o: Streams = o) -> RingArray:
-            shape, shift = (site.step.size,), site.step.gate.shift
+            gate, shape = site.step.gate, (site.step.size,)
+            assert isinstance(gate, p.Truncate | p.Relu)
             r = d.words(site.number, "opening", shape, site.dtype)
             r += o.words(site.number, "opening", shape, site.dtype)
-            return fields.mod(r, shift)
+            return fields.mod(r, gate.shift)
 
         plan = session.plan
         encoded = data_owner.encode_images(plan, images()[image])
         ideal = ideal_functionality(session.model, encoded, coins)
         gate, mask, word = plan.output_step.gate, session.output_mask, ideal.dtype.type
-        told = (ideal - mask) >> word(gate.position)
+        assert isinstance(gate, p.Output)
+        told = np.right_shift(ideal - mask, word(gate.position))
         stored = (told << word(gate.position)) + word(1 << gate.position - 1) + mask
         expected = decode(signed(stored, gate.bits + gate.position), plan.output_step.scale)
         assert np.array_equal(session.outputs, expected)
@@ -175,9 +178,11 @@ def test_every_stream_is_among_the_masks() -> None:
     used: set[tuple[str, str]] = set()
     with pytest.MonkeyPatch.context() as monkeypatch:
         for role in ("data-owner", "model-owner", "artefact"):
-            sessions.watched(
-                monkeypatch, role, lambda gate, name, role=role: used.add((role, name))
-            )
+
+            def note(gate: int, name: str, role: str = role) -> None:
+                used.add((role, name))
+
+            sessions.watched(monkeypatch, role, note)
         run("black")
     assert used == {(role, quantity) for _, role, quantity in MASKS}
 
@@ -246,6 +251,7 @@ def test_the_true_image_is_explained_by_the_true_streams() -> None:
         if quantity == "level1":
             width = 64
         if quantity == "selection":
+            assert isinstance(step.gate, p.Relu)
             width = fields.INDEX_BITS[step.gate.compared_bits]
         stream = streams.words(gate, quantity, (pad.size,), dtype)
         assert np.array_equal(fields.mod(stream, width), fields.mod(pad, width)), (gate, quantity)

@@ -13,7 +13,7 @@ import pytest
 from radiopaque.errors import ConnectionLostError
 from radiopaque.wire.frames import Frame, Kind
 from tests.e2e.networks import lungs
-from tests.e2e.parties import Deployment, until
+from tests.e2e.parties import Deployment, Serving, until
 from tests.faults.hand import Hand, Tampered
 from tests.soak.usage import MIB, Usage
 
@@ -56,7 +56,7 @@ def files_of(deployment: Deployment) -> list[str]:
     return sorted(str(path) for path in found if "sqlite-" not in path.name)
 
 
-def parties(deployment: Deployment) -> tuple:
+def parties(deployment: Deployment) -> tuple[Serving, Serving]:
     return deployment.owner, deployment.provider
 
 
@@ -70,7 +70,7 @@ def run(folder: Path, sessions: int) -> None:
                 session(hand, next(kinds) if number % BREAK_OFF_EVERY == 0 else None)
             until(lambda: not deployment.material())
 
-        processes = (*parties(deployment), os.getpid())
+        processes: tuple[int | Serving, ...] = (*parties(deployment), os.getpid())
         go(WARM_UP)
         files = files_of(deployment)
         before = [Usage.of(process) for process in processes]

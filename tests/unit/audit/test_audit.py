@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from radiopaque.audit import AuditLog, verify
-from radiopaque.audit import log as writing
 from radiopaque.audit.chain import EMPTY, HEAD_NAME, Head
 from radiopaque.errors import StoreError
 from tests.conftest import Command
@@ -335,7 +334,7 @@ def test_a_full_disk_closes_the_log(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(writing.os, failing, full)
+        patch.setattr(os, failing, full)
         with pytest.raises(StoreError, match=r"No space left.*start the party again"):
             log.write("Infer begun")
     for _ in range(2):
@@ -363,7 +362,7 @@ def test_a_line_is_on_the_disk_before_the_head_counts_it(
         return function
 
     for name in ("write", "pwrite", "fdatasync"):
-        monkeypatch.setattr(writing.os, name, noted(name))
+        monkeypatch.setattr(os, name, noted(name))
     log.write("Infer begun")
     assert done == [("write", False), ("fdatasync", False), ("pwrite", True), ("fdatasync", True)]
     monkeypatch.undo()
@@ -374,7 +373,7 @@ def test_a_short_write_closes_the_log(tmp_path: Path, monkeypatch: pytest.Monkey
     log = AuditLog(tmp_path / "audit", PARTY)
     write = os.write
     with monkeypatch.context() as patch:
-        patch.setattr(writing.os, "write", lambda fd, data: write(fd, data[:9]))
+        patch.setattr(os, "write", lambda fd, data: write(fd, data[:9]))
         with pytest.raises(StoreError, match="no space"):
             log.write("Infer begun")
     log.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from radiopaque.graph import plan as p
 from radiopaque.telemetry import Span, recorder
 from tests.e2e.networks import lungs
 from tests.e2e.parties import until
+
+Session = tuple[p.Plan, dict[Role, list[Span]], list[int]]
 
 MS = 1_000_000
 
@@ -71,7 +72,7 @@ def test_windows() -> None:
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[tuple[p.Plan, dict[Role, list[Span]], list[int]]]:
+def session(tmp_path: Path) -> Session:
     """A real session's plan, its spans by party as their files have them, and when it began."""
     network = lungs()
     plan = network.plan
@@ -107,9 +108,6 @@ def _now(spans: list[Span]) -> int:
     with recorder.span("deal", 0):
         pass
     return spans.pop().begin
-
-
-Session = tuple[p.Plan, dict[Role, list[Span]], list[int]]
 
 
 def test_a_real_session_adds_up(session: Session) -> None:

@@ -90,7 +90,7 @@ def test_floors_and_what_was_not_reached() -> None:
 
 
 def test_tables_are_aligned() -> None:
-    lines = table(["a", "b", "c", "value"], [["x", "y", "z", 1], ["long name", "y", "z", 1000]])
+    lines = table(["a", "b", "c", "value"], [["x", "y", "z", "1"], ["long name", "y", "z", "1000"]])
     assert len({len(line) for line in lines.splitlines()}) == 1
     assert lines.splitlines()[1].endswith("-: |")
 

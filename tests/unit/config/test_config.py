@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from radiopaque import config
 from radiopaque.certificates import Role, init_directory, load_identity
@@ -70,13 +71,13 @@ def test_optional_keys_of_the_example_load_too(tmp_path: Path, role: Role) -> No
             return {prefix}
         return set().union(*(keys(value, f"{prefix}.{name}") for name, value in table.items()))
 
-    model = {
+    models: dict[Role, type[BaseModel]] = {
         Role.CRYPTO_PROVIDER: config.CryptoProviderConfig,
         Role.MODEL_OWNER: config.ModelOwnerConfig,
         Role.DATA_OWNER: config.DataOwnerConfig,
-    }[role]
+    }
     shown = keys(tomllib.loads(text))
-    assert {name.split(".")[1] for name in shown} == set(model.model_fields)
+    assert {name.split(".")[1] for name in shown} == set(models[role].model_fields)
     assert all(len(line) <= 100 for line in text.splitlines())
 
 

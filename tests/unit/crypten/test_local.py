@@ -155,7 +155,7 @@ def test_a_model_that_crypten_computes_badly_is_refused(crypten: None) -> None:
     with pytest.raises(UnsupportedModelError, match="off by"):
         compile_crypten(make_model([node("Exp", "x")], (1, 4)), image=np.full((1, 4), 8.0))
     nodes = [node("Mul", "x c", "t"), node("Mul", "t t", "u"), node("Mul", "u d")]
-    constants = {"c": np.float32([2e4]), "d": np.float32([1e-9])}
+    constants = {"c": np.array([2e4], np.float32), "d": np.array([1e-9], np.float32)}
     with pytest.raises(UnsupportedModelError, match=r"64 bits|off by"):
         compile_crypten(make_model(nodes, (1, 4), constants), image=np.full((1, 4), 2.0))
 

@@ -85,7 +85,7 @@ CASES: dict[str, Case] = {
     "sum_of_three": Case([node("Relu", "x", "t"), node("Sum", "x t c")], IMAGE, {"c": draw(1)}),
     "sub": Case([node("Sub", "c x")], IMAGE, {"c": draw(3, 1, 1)}),
     "mul_of_two_secrets": Case([node("Relu", "x", "t"), node("Mul", "x t")], IMAGE),
-    "div_by_constant": Case([node("Div", "x c")], IMAGE, {"c": np.float32([3.0])}),
+    "div_by_constant": Case([node("Div", "x c")], IMAGE, {"c": np.array([3.0], np.float32)}),
     "div_by_secret": Case(
         [node("Div", "c x")], (1, 8), {"c": draw(8)}, tolerance=0.01, low=0.5, high=3.0
     ),
@@ -114,9 +114,11 @@ CASES: dict[str, Case] = {
     "max": Case(
         [node("Relu", "x", "t"), node("Neg", "t", "s"), node("Max", "x s c")],
         IMAGE,
-        {"c": np.float32([-0.7])},
+        {"c": np.array([-0.7], np.float32)},
     ),
-    "min": Case([node("Neg", "x", "t"), node("Min", "x t c")], IMAGE, {"c": np.float32([0.7])}),
+    "min": Case(
+        [node("Neg", "x", "t"), node("Min", "x t c")], IMAGE, {"c": np.array([0.7], np.float32)}
+    ),
     "max_pool": Case([node("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2])], IMAGE),
     "max_pool_padded": Case(
         [node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])], IMAGE
@@ -264,11 +266,11 @@ REFUSED: dict[str, tuple[Case, str]] = {
         "3 spatial dimensions",
     ),
     "division by zero": (
-        Case([node("Div", "x c")], IMAGE, {"c": np.float32([0.0])}),
+        Case([node("Div", "x c")], IMAGE, {"c": np.array([0.0], np.float32)}),
         "division by zero",
     ),
     "a constant beyond the ring": (
-        Case([node("Mul", "x c")], IMAGE, {"c": np.float32([1e9])}),
+        Case([node("Mul", "x c")], IMAGE, {"c": np.array([1e9], np.float32)}),
         "reaches 1e+09",
     ),
     "reflection": (

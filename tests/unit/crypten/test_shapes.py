@@ -101,15 +101,21 @@ FILLING: dict[str, tuple[str, list[Shape], Shape, tuple[int, ...]]] = {
     "an outer product": ("matmul", [(LARGE, 1), (1, LARGE)], (1, 1), ()),
     "a wide padding": ("pad", [(1, 1)], (1, 1), (0, 0, 0, 1 << 40)),
     "a padding that is cut away": (
-        *("average_pool", [(1, 1, 4, 4)], (1, 1, 1, 1)),
+        "average_pool",
+        [(1, 1, 4, 4)],
+        (1, 1, 1, 1),
         (1, 1, 1 << 21, 1 << 21, 1 << 20, 1 << 20),
     ),
     "a window as large as the image": (
-        *("max_pool", [(1, 1, 400, 400)], (1, 1, 201, 201)),
+        "max_pool",
+        [(1, 1, 400, 400)],
+        (1, 1, 201, 201),
         (200, 200, 1, 1, 0, 0, 1, 1),
     ),
     "a kernel as large as the image": (
-        *("conv", [(1, 1, 400, 400), (1, 1, 200, 200)], (1, 1, 201, 201)),
+        "conv",
+        [(1, 1, 400, 400), (1, 1, 200, 200)],
+        (1, 1, 201, 201),
         (1, 1, 0, 0, 1, 1, 1),
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def make(
 ) -> bytes:
     """A native DICOM file of ``stored`` [h, w] or [h, w, 3]; ``None`` as a value leaves one out."""
     size = stored.dtype.itemsize
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    order: Literal["<", ">"] = ">" if syntax == ExplicitVRBigEndian else "<"
     bits = bits or 8 * size
     values: dict[str, Any] = {
         "SOPClassUID": DIGITAL_X_RAY,

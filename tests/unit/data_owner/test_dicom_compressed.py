@@ -11,6 +11,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless
 
@@ -23,7 +24,7 @@ LOSSLESS = ("MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_sm
 COMPRESSED = (*LOSSLESS, "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_jpeg_gdcm.dcm", "693_J2KI.dcm")
 
 
-def frame_of(path) -> tuple:
+def frame_of(path) -> tuple[Dataset, bytes]:
     dataset = dcmread(path)
     return dataset, get_frame(dataset.PixelData, 0, number_of_frames=1)
 
@@ -87,7 +88,12 @@ def test_a_damaged_jpeg_lossless_frame_ends_its_decoder_alone(
     """GDCM 3.0 is killed over these, by SIGABRT and SIGSEGV; pytest must not be."""
     asked = []
     ask = apart._ask
-    monkeypatch.setattr(apart, "_ask", lambda *a: asked.append(a) or ask(*a))
+
+    def noted(told: memoryview, size: int) -> bytearray:
+        asked.append(size)
+        return ask(told, size)
+
+    monkeypatch.setattr(apart, "_ask", noted)
     damaged = bytearray(bundled("SC_rgb_jpeg_gdcm.dcm").read_bytes())
     frame = damaged.index(b"\xff\xd8\xff")
     generator = np.random.default_rng(seed)
@@ -99,7 +105,7 @@ def test_a_damaged_jpeg_lossless_frame_ends_its_decoder_alone(
 
 
 def test_a_decoder_that_is_killed_is_a_damaged_file(bundled, monkeypatch) -> None:
-    monkeypatch.setattr(apart.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     says = "decoder of the pixel data ended over this file; export the image again"
     with pytest.raises(DicomError, match=says):
         read_image(bundled("SC_rgb_jpeg_gdcm.dcm"))
@@ -142,9 +148,12 @@ def test_the_decoder_is_limited_also_where_the_machine_allows_less(seconds, left
 def test_the_decoder_is_told_nothing_of_the_patient(bundled, monkeypatch) -> None:
     sent = []
     ask = apart._ask
-    monkeypatch.setattr(
-        apart, "_ask", lambda told, size: sent.append(bytes(told)) or ask(told, size)
-    )
+
+    def noted(told: memoryview, size: int) -> bytearray:
+        sent.append(bytes(told))
+        return ask(told, size)
+
+    monkeypatch.setattr(apart, "_ask", noted)
     data = bundled("SC_rgb_jpeg_gdcm.dcm").read_bytes()
     read_dicom(data)
     (told,) = sent

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,7 +26,7 @@ def ramp(dtype: str, low: int, high: int) -> NDArray[np.integer]:
     return np.resize(values, (63, 65)).astype(dtype)
 
 
-def linear(x: NDArray, centre: float, width: float) -> NDArray:
+def linear(x: NDArray[Any], centre: float, width: float) -> NDArray[Any]:
     """PS3.3 C.11.2.1.2.1, written case by case as the standard does, for an output of 0..1."""
     result = np.empty(x.shape)
     for index, value in np.ndenumerate(x):
@@ -37,23 +39,23 @@ def linear(x: NDArray, centre: float, width: float) -> NDArray:
     return result
 
 
-def linear_exact(x: NDArray, centre: float, width: float) -> NDArray:
+def linear_exact(x: NDArray[Any], centre: float, width: float) -> NDArray[Any]:
     return np.clip((x - centre) / width + 0.5, 0, 1)
 
 
-def sigmoid(x: NDArray, centre: float, width: float) -> NDArray:
+def sigmoid(x: NDArray[Any], centre: float, width: float) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-4 * (x - centre) / width))
 
 
-def lut_item(first: int, bits: int, table: NDArray, signed: bool = False) -> Dataset:
+def lut_item(first: int, bits: int, table: NDArray[Any], signed: bool = False) -> Dataset:
     item = Dataset()
     item.add_new("LUTDescriptor", "SS" if signed else "US", [len(table) & 0xFFFF, first, bits])
     item.add_new("LUTData", "OW", table.astype("<u2").tobytes())
     return item
 
 
-def close(actual: NDArray, expected: NDArray) -> None:
+def close(actual: NDArray[Any], expected: NDArray[Any]) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 
 

@@ -9,6 +9,7 @@ import re
 import stat
 from dataclasses import fields, replace
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -185,7 +186,7 @@ def test_page_prints_on_a4_and_follows_dark_mode() -> None:
 def test_every_text_is_escaped(field) -> None:
     evil = '<script>alert("x")</script>&\' $model ${model}'
     value = getattr(REPORT, field)
-    changed = (evil, *value[1:]) if isinstance(value, tuple) else evil.replace("/", "")
+    changed: Any = (evil, *value[1:]) if isinstance(value, tuple) else evil.replace("/", "")
     html = to_html(replace(REPORT, **{field: changed}))
     assert "<script" not in html
     assert "&lt;script&gt;alert(&quot;x&quot;)" in html

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from data_owner.artefacts import LocalModel
 from data_owner.retry import Backoff
+from data_owner.sessions import Sessions
 from data_owner.submission import Failure, Submission, Wish
 from radiopaque import errors
 from radiopaque.errors import ConnectionLostError, RadiopaqueError, ResourceError
@@ -32,7 +34,7 @@ def waits_after(error: RadiopaqueError) -> list[float]:
     def fetch() -> LocalModel:
         raise error
 
-    submission = Submission(paused, fetch, Wish(backoff=BACKOFF))
+    submission = Submission(cast(Sessions, paused), fetch, Wish(backoff=BACKOFF))
     with pytest.raises(type(error)):
         list(submission.run([]))
     return paused.waits

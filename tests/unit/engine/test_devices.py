@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ START: dict[Role, Callable[[Path], object]] = {
     Role.MODEL_OWNER: lambda path: model_owner._serve(config=path, as_json=True),
     Role.DATA_OWNER: Client.from_config,
 }
-LOAD = {
+LOAD: dict[Role, Callable[[Path], Any]] = {
     Role.CRYPTO_PROVIDER: config.load_crypto_provider,
     Role.MODEL_OWNER: config.load_model_owner,
     Role.DATA_OWNER: config.load_data_owner,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from radiopaque import files
 from radiopaque.errors import StoreError
 from radiopaque.files import make_private_directory, open_store, write_atomically
 
@@ -99,7 +98,7 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
 def test_another_users_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "store"
     open_store(store)
-    monkeypatch.setattr(files.os, "geteuid", lambda: store.stat().st_uid + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: store.stat().st_uid + 1)
     if store.stat().st_uid == 0:
         store.mkdir(exist_ok=True)
         os.chown(store, 12345, -1)

@@ -54,7 +54,7 @@ def export(
         torch.onnx.export(
             model,
             (image,),
-            file,
+            file,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=opset or 17,
             input_names=["image"],

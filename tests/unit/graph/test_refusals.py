@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import DTypeLike
 from onnx import TensorProto, helper
 
 from radiopaque.errors import InvalidWeightsError, ModelFileError, UnsupportedModelError
@@ -114,8 +115,8 @@ def test_neighbours_of_a_refusal_compile(nodes: list[onnx.NodeProto]) -> None:
 
 
 def test_the_last_window_may_not_lie_in_the_padding() -> None:
-    attributes = {"kernel_shape": [3, 3], "strides": [2, 3], "pads": [1, 1, 1, 1], "ceil_mode": 1}
-    model = make_model([node("AveragePool", "x", **attributes)], (1, 4, 9, 8))
+    window: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 3], "pads": [1, 1, 1, 1]}
+    model = make_model([node("AveragePool", "x", ceil_mode=1, **window)], (1, 4, 9, 8))
     assert "runtimes disagree" in problems(model)[0]
 
 
@@ -218,7 +219,7 @@ def test_a_constant_of_unknown_shape() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64])
-def test_weights_that_are_not_finite(value: float, kind: type) -> None:
+def test_weights_that_are_not_finite(value: float, kind: DTypeLike) -> None:
     weights = np.ones((3, 2), kind)
     weights[1, 1] = value
     model = make_model([node("MatMul", "x w")], (1, 3), {"w": weights.astype(np.float32)})

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from radiopaque.graph import plan as p
 from radiopaque.graph.rounding import round_weights
-from tests.unit.graph.support import Floats, rng
+from tests.unit.graph.support import rng
 
 EXACT = 1e-6
 
 
-def weights(seed: int, magnitude: float, shape: tuple[int, ...]) -> Floats:
+def weights(seed: int, magnitude: float, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return np.asarray(10.0**magnitude * rng(seed).normal(size=shape))
 
 

@@ -170,7 +170,7 @@ def test_limbs_are_taken_where_all_weights_fit(more_than_fits):
 
 def test_workers_share_every_part_once(workers):
     for size in range(8):
-        parts = []
+        parts: list[range] = []
         workers.share(size, 1, lambda begin, end, parts=parts: parts.append(range(begin, end)))
         assert sorted(i for part in parts for i in part) == list(range(size))
 

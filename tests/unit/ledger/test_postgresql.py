@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         # PostgreSQL does not run as root
-        self._user = {"user": "nobody"} if os.getuid() == 0 else {}
+        self._user: dict[str, Any] = {"user": "nobody"} if os.getuid() == 0 else {}
         if self._user:
             os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
         self._call(
@@ -280,7 +281,7 @@ def test_a_server_that_does_not_wait_for_its_disk(
 ) -> None:
     known = postgresql._value
 
-    def value(connection: object, statement: str, *values: object) -> object:
+    def value(connection: Any, statement: str, *values: Any) -> object:
         found = known(connection, statement, *values)
         return "off" if statement == "SHOW fsync" and found == "on" else found
 

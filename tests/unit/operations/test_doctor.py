@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sqlite3
 import ssl
@@ -132,7 +133,7 @@ def test_disks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, wanted: int, level: Level
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage(1 << 40, 0, free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 40, 0, free))
     assert only(machine.disk(tmp_path / "not" / "yet", wanted)).level is level
 
 

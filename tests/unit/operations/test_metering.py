@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_the_clock_counts_this_process_and_its_children() -> None:
 
 def test_rows_add_up_by_caller_method_model_and_day(tmp_path: Path) -> None:
     meter = Meter(tmp_path)
-    about = {"model": "lungs", "version": "1"}
+    about: dict[str, Any] = {"model": "lungs", "version": "1"}
     enter(meter, call_of(**about, session="00000001"))
     enter(meter, call_of(**about, session="00000002"), outcome="abandoned")
     enter(meter, call_of(**about), outcome="ResourceError")

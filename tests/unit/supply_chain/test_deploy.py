@@ -23,7 +23,7 @@ from radiopaque.cli.main import COMMANDS
 ROOT = Path(__file__).parents[3]
 SERVING = [Role.CRYPTO_PROVIDER, Role.MODEL_OWNER]
 CONTAINERS = ROOT / "deploy" / "containers"
-CONFIGS = {
+CONFIGS: dict[Role, type[config.CryptoProviderConfig | config.ModelOwnerConfig]] = {
     Role.CRYPTO_PROVIDER: config.CryptoProviderConfig,
     Role.MODEL_OWNER: config.ModelOwnerConfig,
 }
@@ -123,9 +123,11 @@ def test_the_port_table_is_that_of_the_configuration() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     for role, settings in CONFIGS.items():
         fields = settings.model_fields
+        metrics = fields["metrics"].examples
+        assert metrics is not None
         for field, value in (
             ("listen", fields["listen"].default),
-            ("metrics", fields["metrics"].examples[0]),
+            ("metrics", metrics[0]),
         ):
             port = value.rpartition(":")[2]
             row = rf"^\| {port} \| {str(role).replace('-', ' ')} \| `{field}`"

@@ -83,8 +83,8 @@ def test_a_session_leaves_a_span_of_every_gate_and_frame(
     forth = sum(span.size for span in sent if span.kind in TO_MODEL_OWNER)
     back = sum(span.size for span in sent if span.kind not in TO_MODEL_OWNER)
     assert (forth, back) == (cost.to_model_owner_bytes, cost.to_data_owner_bytes)
-    for kind, size in (("CORRECTION", cost.correction_bytes), ("OFFLINE", cost.offline_bytes)):
-        taken = [span.size for span in spans if span[0] == "accept" and span.kind == kind]
+    for name, size in (("CORRECTION", cost.correction_bytes), ("OFFLINE", cost.offline_bytes)):
+        taken = [span.size for span in spans if span[0] == "accept" and span.kind == name]
         assert sum(taken) == size
 
 

@@ -79,7 +79,7 @@ def test_json_off_a_terminal(stream: type[io.StringIO], asked: bool, as_json: bo
 def test_fields_that_are_not_listed_or_of_another_type_are_not_printed(
     output: io.StringIO,
 ) -> None:
-    log.info("odd", key=b"secret-key", patient="Doe", session="secret-text")  # type: ignore[call-arg, typeddict-item]
+    log.info("odd", key=b"secret-key", patient="Doe", session="secret-text")  # type: ignore[call-arg, typeddict-item, arg-type]
     log.info("odd", seconds="secret-number", count=b"secret-bytes")  # type: ignore[typeddict-item, arg-type]
     text = output.getvalue()
     assert text.count("<redacted>") == 5

@@ -7,11 +7,12 @@ import math
 import pytest
 
 pytest.importorskip("opacus")
-dp_accounting = pytest.importorskip("dp_accounting")
+pytest.importorskip("dp_accounting")
 
-from dp_accounting import pld, rdp  # noqa: E402
+import dp_accounting
+from dp_accounting import pld, rdp
 
-from training.accounting import (  # noqa: E402
+from training.accounting import (
     LARGEST_PRV,
     ORDERS,
     Steps,
@@ -19,7 +20,7 @@ from training.accounting import (  # noqa: E402
     prv_epsilon,
     rdp_epsilon,
 )
-from training.errors import SettingsError  # noqa: E402
+from training.errors import SettingsError
 
 HISTORIES = [
     (Steps(1.1, 0.01, 1000),),

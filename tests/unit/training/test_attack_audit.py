@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from training.attack.audit import (  # noqa: E402
+from training.attack.audit import (
     REAL_SIZE,
     AuditResult,
     AuditSettings,
@@ -20,8 +21,8 @@ from training.attack.audit import (  # noqa: E402
     problems,
     run_audit,
 )
-from training.errors import SettingsError  # noqa: E402
-from training.site import SiteStep, SiteUpdate, Weights  # noqa: E402
+from training.errors import SettingsError
+from training.site import SiteStep, SiteUpdate, Weights
 
 # One step on everything: the Gaussian mechanism. For epsilon 2 and delta 1e-5 it needs noise of
 # 1.9938 (Balle and Wang, 2018, theorem 8, solved numerically).

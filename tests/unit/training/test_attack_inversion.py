@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
-from torch.nn import functional  # noqa: E402
+import torch
+from torch.nn import functional
 
-from training.attack.inversion import InversionSettings, invert, total_variation  # noqa: E402
-from training.attack.network import SmallNetwork  # noqa: E402
-from training.attack.similarity import ssim  # noqa: E402
-from training.errors import SettingsError  # noqa: E402
+from training.attack.inversion import InversionSettings, invert, total_variation
+from training.attack.network import SmallNetwork
+from training.attack.similarity import ssim
+from training.errors import SettingsError
 
 SIZE = 24
 SETTINGS = InversionSettings(iterations=300, total_variation=0.03)

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("scipy")
 pytest.importorskip("opacus")
 
-from training.attack import __main__ as command  # noqa: E402
-from training.attack.audit import REAL_SIZE, AuditSettings, problems, run_audit  # noqa: E402
-from training.attack.network import SmallNetwork  # noqa: E402
-from training.attack.steps import (  # noqa: E402
+import torch
+
+from training.attack import __main__ as command
+from training.attack.audit import REAL_SIZE, AuditSettings, problems, run_audit
+from training.attack.network import SmallNetwork
+from training.attack.steps import (
     calibrate,
     plain_update,
     private_site,

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("scipy")
 pytest.importorskip("opacus")
 
-from torch.nn import functional  # noqa: E402
+import torch
+from torch.nn import functional
 
-from training.attack import __main__ as command  # noqa: E402
-from training.attack.inversion import InversionSettings  # noqa: E402
-from training.attack.network import SmallNetwork  # noqa: E402
-from training.attack.scenario import (  # noqa: E402
+from training.attack import __main__ as command
+from training.attack.inversion import InversionSettings
+from training.attack.network import SmallNetwork
+from training.attack.scenario import (
     MASKED,
     MEAN_IMAGE,
     PLAIN,
@@ -33,8 +34,8 @@ from training.attack.scenario import (  # noqa: E402
     run_scenario,
     sum_of,
 )
-from training.attack.steps import LEARNING_RATE, plain_update, secure_round  # noqa: E402
-from training.errors import SettingsError  # noqa: E402
+from training.attack.steps import LEARNING_RATE, plain_update, secure_round
+from training.errors import SettingsError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SIZE = 24

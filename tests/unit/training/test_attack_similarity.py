@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
-from training.attack.similarity import best_matches, psnr, ssim  # noqa: E402
-from training.errors import SettingsError  # noqa: E402
+import torch
+
+from training.attack.similarity import best_matches, psnr, ssim
+from training.errors import SettingsError
 
 
 def picture(seed: int, size: int = 24) -> np.ndarray:

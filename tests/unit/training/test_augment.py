@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from training.augment import Augmentation, augment  # noqa: E402
+import torch
+
+from training.augment import Augmentation, augment
 
 
 def test_augmentation_changes_images_within_bounds() -> None:

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
-from tests.unit.training.pictures import SIZE, write_folder  # noqa: E402
-from training import checkpoint, command  # noqa: E402
-from training.errors import DivergedError  # noqa: E402
-from training.local import LocalSite  # noqa: E402
+import torch
+
+from tests.unit.training.pictures import SIZE, write_folder
+from training import checkpoint, command
+from training.errors import DivergedError
+from training.local import LocalSite
 
 torch.set_num_threads(1)
 CONFIG = f"""

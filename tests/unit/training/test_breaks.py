@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
-from tests.unit.training.pictures import read, settings_of  # noqa: E402
-from training import checkpoint, federated  # noqa: E402
-from training.config import TrainingSettings  # noqa: E402
-from training.errors import (  # noqa: E402
+import torch
+
+from tests.unit.training.pictures import read, settings_of
+from training import checkpoint, federated
+from training.config import TrainingSettings
+from training.errors import (
     BudgetSpentError,
     CheckpointError,
     DivergedError,
@@ -21,7 +23,7 @@ from training.errors import (  # noqa: E402
     SiteLostError,
     TooFewSitesError,
 )
-from training.site import (  # noqa: E402
+from training.site import (
     Site,
 )
 

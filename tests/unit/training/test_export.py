@@ -10,9 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from training.export import (  # noqa: E402
+import torch
+
+from training.export import (
     EXPORT_TOLERANCE,
     STORAGE_LIMIT,
     ExportError,
@@ -21,8 +23,8 @@ from training.export import (  # noqa: E402
     store_half,
     to_onnx,
 )
-from training.networks import build, export_ready  # noqa: E402
-from training.resnet import ResNet18  # noqa: E402
+from training.networks import build, export_ready
+from training.resnet import ResNet18
 
 SIZE = 64
 torch.set_num_threads(1)

@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
-from tests.unit.training.pictures import read, settings_of  # noqa: E402
-from training import federated  # noqa: E402
-from training.config import TrainingSettings  # noqa: E402
-from training.rounds import RoundRunner  # noqa: E402
-from training.site import (  # noqa: E402
+import torch
+
+from tests.unit.training.pictures import read, settings_of
+from training import federated
+from training.config import TrainingSettings
+from training.rounds import RoundRunner
+from training.site import (
     flatten,
     shared_names,
     weights_of,
 )
+from training.validator import Validator
 
 torch.set_num_threads(1)
 
@@ -71,10 +74,10 @@ def test_the_sites_learn_and_the_best_round_is_kept(folder: Path, tmp_path: Path
     intake = read(folder, settings)
     lines: list[str] = []
     outcome = federated.run(settings, intake, tmp_path, report=lines.append)
-    areas = [record.validation_auc for record in outcome.progress.records]
+    areas = [record.validation_auc or 0.0 for record in outcome.progress.records]
     assert outcome.progress.best_auc == max(areas) >= 0.95
     assert outcome.progress.best_round == areas.index(max(areas)) + 1
-    validator = federated.Validator(intake.validation, outcome.model, settings)
+    validator = Validator(intake.validation, outcome.model, settings)
     assert validator.score(outcome.model)[1] == max(areas)
     assert len(lines) == 6
     log = json.loads((tmp_path / federated.LOG_FILE).read_text())
@@ -84,7 +87,7 @@ def test_the_sites_learn_and_the_best_round_is_kept(folder: Path, tmp_path: Path
 
 def test_patience(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     areas = iter([0.6, 0.7, 0.7, 0.65, 0.9])
-    monkeypatch.setattr(federated.Validator, "score", lambda *arguments: (1.0, next(areas)))
+    monkeypatch.setattr(Validator, "score", lambda *arguments: (1.0, next(areas)))
     settings = settings_of(training={"rounds": 5, "patience": 2, "local_steps": 1})
     outcome = federated.run(settings, read(folder, settings), tmp_path, report=lambda line: None)
     assert outcome.stopped == "no better validation AUC for 2 rounds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from training.accounting import Steps, rdp_epsilon
 from training.checkpoint import Progress, RoundRecord
 from training.errors import RefusedMessageError, TooFewSitesError
 from training.federated import Outcome, build_network, keeping, run_rounds
-from training.flower import coordinate
 from training.flower.figures import check_figures
 from training.flower.finish import finish, with_privacy
 from training.flower.settings import load_run
@@ -28,7 +28,7 @@ from training.site import weights_of
 
 @pytest.fixture
 def hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hospitals:
-    monkeypatch.setattr(coordinate.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     return build(tmp_path, 9443)
 
 

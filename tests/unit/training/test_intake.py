@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
-from tests.unit.training.pictures import read, settings_of  # noqa: E402
-from training import federated  # noqa: E402
-from training.errors import (  # noqa: E402
+import torch
+
+from tests.unit.training.pictures import read, settings_of
+from training import federated
+from training.errors import (
     SettingsError,
 )
-from training.local import LocalSite  # noqa: E402
-from training.partition import sites_of  # noqa: E402
+from training.local import LocalSite
+from training.partition import sites_of
 
 torch.set_num_threads(1)
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: E402
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from training.errors import (  # noqa: E402
+from training.errors import (
     BudgetSpentError,
     DisagreementError,
     RefusedMessageError,
@@ -25,13 +26,13 @@ from training.errors import (  # noqa: E402
     TooFewSitesError,
     TrainingError,
 )
-from training.journal import Journal  # noqa: E402
-from training.member import METRICS_BYTES, Member, Terms, split_metrics, with_metrics  # noqa: E402
-from training.opening import MAX_AGREEMENT, Opening, opening_bytes  # noqa: E402
-from training.rounds import Attendance, Questions, secure_round  # noqa: E402
-from training.secagg import Aggregate, Context  # noqa: E402
-from training.secagg.context import Kind  # noqa: E402
-from training.site import SiteUpdate, flatten, shared_names, weights_of  # noqa: E402
+from training.journal import Journal
+from training.member import METRICS_BYTES, Member, Terms, split_metrics, with_metrics
+from training.opening import MAX_AGREEMENT, Opening, opening_bytes
+from training.rounds import Attendance, Questions, secure_round
+from training.secagg import Aggregate, Context
+from training.secagg.context import Kind
+from training.site import SiteUpdate, flatten, shared_names, weights_of
 
 NAMES = ("a", "b", "c", "d")
 KEYS = {name: Ed25519PrivateKey.from_private_bytes(name.encode() * 32) for name in NAMES}

@@ -7,22 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from training.efficientnet import WEIGHTS_PACKAGE, EfficientNetLite0, load_pretrained  # noqa: E402
-from training.errors import SettingsError  # noqa: E402
-from training.export import EXPORT_TOLERANCE, run, to_onnx  # noqa: E402
-from training.networks import build, export_ready, names  # noqa: E402
-from training.normalisation import (  # noqa: E402
+from training.efficientnet import WEIGHTS_PACKAGE, EfficientNetLite0, load_pretrained
+from training.errors import SettingsError
+from training.export import EXPORT_TOLERANCE, run, to_onnx
+from training.networks import build, export_ready, names
+from training.normalisation import (
     ChannelAffine,
     FrozenBatchNorm2d,
     StandardisedConv2d,
     central_moments,
     fold,
 )
-from training.site import set_training_mode, shared_names  # noqa: E402
+from training.site import set_training_mode, shared_names
 
 SIZE = 64
 CANDIDATES: list[tuple[str, dict[str, Any]]] = [
@@ -134,7 +135,7 @@ def test_standardised_weights_do_not_depend_on_scale_and_shift() -> None:
 
 def test_a_standardised_network_starts_with_activations_of_order_one() -> None:
     torch.manual_seed(0)
-    model = build("resnet18", width=16, normalisation="standardised")
+    model: Any = build("resnet18", width=16, normalisation="standardised")
     features = model.stages(
         model.pool(model.relu(model.norm(model.stem(torch.randn(4, 1, 64, 64)))))
     )
@@ -208,7 +209,7 @@ def test_pretrained_weights_fill_everything_and_grey_equals_three_equal_channels
         if torch.equal(value, untouched[name]) and not name.endswith("num_batches_tracked")
     ]
     assert same == ["head.linear.weight", "head.linear.bias"]
-    colour = build("efficientnet-lite0", channels=3)
+    colour: Any = build("efficientnet-lite0", channels=3)
     images = torch.randn(1, 1, SIZE, SIZE)
     with torch.inference_mode():
         expected = colour.features(images.expand(-1, 3, -1, -1))

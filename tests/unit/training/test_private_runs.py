@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
-from tests.unit.training.pictures import private_settings, read, settings_of  # noqa: E402
-from training import federated  # noqa: E402
-from training.accounting import Steps, rdp_epsilon  # noqa: E402
-from training.errors import (  # noqa: E402
+import torch
+
+from tests.unit.training.pictures import private_settings, read, settings_of
+from training import federated
+from training.accounting import Steps, rdp_epsilon
+from training.errors import (
     BudgetSpentError,
     SettingsError,
 )

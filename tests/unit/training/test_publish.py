@@ -13,28 +13,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
-from data_owner.images import read_image  # noqa: E402
-from data_owner.preprocess import preprocess  # noqa: E402
-from radiopaque.cli.calibrate import calibrate_model  # noqa: E402
-from radiopaque.graph.compile import compile_model  # noqa: E402
-from radiopaque.graph.manifest import Manifest  # noqa: E402
-from tests.unit.training.pictures import SIZE, private_settings, read, settings_of  # noqa: E402
-from training import evaluate  # noqa: E402
-from training import publish as publishing  # noqa: E402
-from training.checkpoint import Progress, RoundRecord  # noqa: E402
-from training.config import TrainingSettings  # noqa: E402
-from training.data import CLASSES, index_folder, load_images  # noqa: E402
-from training.errors import SettingsError  # noqa: E402
-from training.evaluate import normalise, run_on  # noqa: E402
-from training.federated import build_network  # noqa: E402
-from training.intake import Intake  # noqa: E402
-from training.networks import PIXEL_STATISTICS, export_ready  # noqa: E402
-from training.partition import sites_of  # noqa: E402
-from training.provenance import Provenance, provenance_of  # noqa: E402
-from training.publish import (  # noqa: E402
+import torch
+
+from data_owner.images import read_image
+from data_owner.preprocess import preprocess
+from radiopaque.cli.calibrate import calibrate_model
+from radiopaque.graph.compile import compile_model
+from radiopaque.graph.manifest import Manifest
+from tests.unit.training.pictures import SIZE, private_settings, read, settings_of
+from training import evaluate
+from training import publish as publishing
+from training.checkpoint import Progress, RoundRecord
+from training.config import TrainingSettings
+from training.data import CLASSES, index_folder, load_images
+from training.errors import SettingsError
+from training.evaluate import normalise, run_on
+from training.federated import build_network
+from training.intake import Intake
+from training.networks import PIXEL_STATISTICS, export_ready
+from training.partition import sites_of
+from training.provenance import Provenance, provenance_of
+from training.publish import (
     Publication,
     patients_of,
     publish,

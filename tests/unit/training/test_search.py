@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 pytest.importorskip("optuna")
 tomli_w = pytest.importorskip("tomli_w")
+
+import torch  # noqa: E402
 
 from tests.unit.training.pictures import SIZE, private_settings, settings_of  # noqa: E402
 from training import checkpoint, command, federated  # noqa: E402

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import combinations
@@ -18,7 +19,6 @@ from training.errors import (
     TrainingError,
 )
 from training.secagg import Aggregate, Aggregator, Context, Participant, default_threshold
-from training.secagg import participant as participant_module
 from training.secagg.context import HEADER_BYTES, Kind, seal
 from training.secagg.masks import add_mask, decode, encode, self_key
 
@@ -145,7 +145,7 @@ def fix_randomness(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(size: int) -> bytes:
         return hashlib.sha256(next(counter).to_bytes(4, "big")).digest()[:size]
 
-    monkeypatch.setattr(participant_module.secrets, "token_bytes", draw)
+    monkeypatch.setattr(secrets, "token_bytes", draw)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.5])
@@ -176,7 +176,7 @@ def test_a_single_masked_update_is_uniform(value: float, monkeypatch: pytest.Mon
         add_mask(opened, self_key(context, sites[name]._seed, index), subtract=True)
         assert uniformity(opened) < 5
     # Pairwise masks alone would cancel here; the own masks keep even the sum uniform.
-    assert uniformity(np.sum(list(vectors.values()), axis=0, dtype=np.uint64)) < 5
+    assert uniformity(np.add.reduce(list(vectors.values()), dtype=np.uint64)) < 5
     seeds = [sites[name]._seed for name in sites]
     assert len(set(seeds)) == 3
 
@@ -238,7 +238,7 @@ def refusals(run: Round, phase: str, name: str, message: bytes) -> str:
             caught.append(refused.value.reason)
         receive(sender, sent)
 
-    run.server.receive = intercept  # type: ignore[method-assign]
+    run.server.receive = intercept  # type: ignore[method-assign, assignment]
     check(run.run(), run, run.sites)
     assert len(caught) == 1
     return caught[0]

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
-from tests.unit.training.pictures import PRIVACY, STILL  # noqa: E402
-from training.config import TrainingSettings, load_settings  # noqa: E402
-from training.errors import (  # noqa: E402
+import torch
+
+from tests.unit.training.pictures import PRIVACY, STILL
+from training.config import TrainingSettings, load_settings
+from training.errors import (
     SettingsError,
 )
 

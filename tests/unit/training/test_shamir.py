@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from itertools import combinations
 
 import pytest
 
-from training import shamir
 from training.shamir import PRIME, SHARE_BYTES, ShareError, combine, split
 
 SECRET = bytes(range(200, 232))
@@ -24,7 +24,7 @@ def test_exactly_the_threshold_opens_the_secret(count: int, threshold: int) -> N
 
 def test_a_known_polynomial(monkeypatch: pytest.MonkeyPatch) -> None:
     coefficients = iter([5, 7])
-    monkeypatch.setattr(shamir.secrets, "randbelow", lambda limit: next(coefficients))
+    monkeypatch.setattr(secrets, "randbelow", lambda limit: next(coefficients))
     shares = split((11).to_bytes(32, "big"), 3, [1, 2, 65535])
     values = [int.from_bytes(share, "big") for share in shares.values()]
     assert values == [23, 11 + 10 + 28, 11 + 5 * 65535 + 7 * 65535**2]

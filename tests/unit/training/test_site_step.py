@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
-from tests.unit.training.pictures import read, settings_of  # noqa: E402
-from training import federated  # noqa: E402
-from training.data import labels_of  # noqa: E402
-from training.errors import (  # noqa: E402
+import torch
+
+from tests.unit.training.pictures import read, settings_of
+from training import federated
+from training.data import labels_of
+from training.errors import (
     SettingsError,
 )
-from training.features import FeatureStore, features_of  # noqa: E402
-from training.local import LocalSite, _batches, rate_at, steps_of_pass  # noqa: E402
-from training.site import (  # noqa: E402
+from training.features import FeatureStore, features_of
+from training.local import LocalSite, _batches, rate_at, steps_of_pass
+from training.site import (
     applied,
     flatten,
     load_weights,

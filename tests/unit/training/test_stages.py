@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
-from tests.unit.training.pictures import SIZE, read, settings_of  # noqa: E402
-from training import federated  # noqa: E402
-from training.config import TrainingSettings  # noqa: E402
-from training.estimate import estimate_seconds  # noqa: E402
-from training.local import class_weights, scaled  # noqa: E402
-from training.site import weights_of  # noqa: E402
+import torch
+
+from tests.unit.training.pictures import SIZE, read, settings_of
+from training import federated
+from training.config import TrainingSettings
+from training.estimate import estimate_seconds
+from training.local import class_weights, scaled
+from training.site import weights_of
+from training.validator import Validator
 
 torch.set_num_threads(1)
 STAGES = [{"size": 16, "rounds": 2}, {"size": 24, "rounds": 1}, {"size": SIZE, "rounds": 2}]
@@ -57,7 +60,7 @@ def test_only_the_last_stage_has_the_best_round_and_patience(
         sizes.append(size)
         return 1.0, next(areas)
 
-    monkeypatch.setattr(federated.Validator, "score", score)
+    monkeypatch.setattr(Validator, "score", score)
     stages = [{"size": 16, "rounds": 3}, {"size": SIZE, "rounds": 7}]
     settings = staged(stages=stages, rounds=10, patience=1, local_steps=1)
     outcome = federated.run(settings, read(folder, settings), tmp_path, report=lambda line: None)

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
-from tests.unit.training.pictures import PRIVACY, SIZE  # noqa: E402
-from training import federated, study  # noqa: E402
-from training.config import load_settings  # noqa: E402
-from training.errors import SettingsError  # noqa: E402
+import torch
+
+from tests.unit.training.pictures import PRIVACY, SIZE
+from training import federated, study
+from training.config import load_settings
+from training.errors import SettingsError
 
 torch.set_num_threads(1)
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "study").glob("*.toml"))

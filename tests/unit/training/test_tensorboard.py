@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 pytest.importorskip("tensorboardX")
 reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+import torch  # noqa: E402
 
 from tests.unit.training.pictures import private_settings, read, settings_of  # noqa: E402
 from training import command, federated  # noqa: E402

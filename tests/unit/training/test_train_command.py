@@ -14,17 +14,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 
-from training import command  # noqa: E402
-from training.errors import (  # noqa: E402
+import torch
+
+from training import command
+from training.errors import (
     BudgetSpentError,
     CheckpointError,
     DivergedError,
     SettingsError,
 )
-from training.rounds import RoundRunner  # noqa: E402
+from training.rounds import RoundRunner
 
 torch.set_num_threads(1)
 

@@ -324,7 +324,7 @@ def test_a_reply_over_the_limit_is_a_typed_error(host: Any) -> None:
 
 def test_several_sessions_at_once(host: Any) -> None:
     def infer(channel: Channel, _: Call) -> None:
-        for _ in range(50):
+        for _frame in range(50):
             channel.send(channel.receive())
 
     host.functions["Infer"] = infer

@@ -25,6 +25,7 @@ from radiopaque.certificates import (
 from radiopaque.errors import AuthenticationError, ConnectionLostError, RoleError
 from radiopaque.transport import grpc_server, tls
 from radiopaque.transport.grpc_client import Peer
+from radiopaque.wire.v1 import services_pb2 as pb
 from tests.unit.certificates.hospital import root
 from tests.unit.transport.calls import list_models, no_models
 from tests.unit.transport.conftest import METHODS, Host, load
@@ -49,7 +50,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append(timeout)
         return connect(address, timeout)
 
-    monkeypatch.setattr(tls.socket, "create_connection", counted)
+    monkeypatch.setattr(socket, "create_connection", counted)
     return seen
 
 
@@ -157,9 +158,12 @@ def test_a_new_certificate_of_this_party_is_shown_all_the_same(
     files = parties(folder)
     host = hosting(files)
     names: list[str] = []
-    host.functions["ListModels"] = lambda request, call: (
-        names.append(call.peer.name) or no_models(request, call)
-    )
+
+    def noted(request: pb.ListModelsRequest, call: grpc_server.Call) -> pb.ListModelsReply:
+        names.append(call.peer.name)
+        return no_models(request, call)
+
+    host.functions["ListModels"] = noted
     own = files[Role.DATA_OWNER]
     with host.peer_of(load(own, Role.DATA_OWNER), server_name=HOST) as peer:
         list_models(peer)
@@ -189,7 +193,7 @@ def test_the_server_that_was_looked_at_is_the_one_that_is_called(
     port = server.start("127.0.0.1:0")
     connect = socket.create_connection
     monkeypatch.setattr(
-        tls.socket,
+        socket,
         "create_connection",
         lambda address, timeout: connect((address[0], honest.port), timeout),
     )

@@ -15,7 +15,9 @@ from cryptography import x509
 from radiopaque.certificates import CertificateFiles, Role, init_directory, issue, revoke
 from radiopaque.errors import AuthenticationError, ConnectionLostError
 from radiopaque.transport.grpc_client import Peer
+from radiopaque.transport.grpc_server import Call
 from radiopaque.transport.tls import grpc
+from radiopaque.wire.v1 import services_pb2 as pb
 from tests.unit.certificates.hospital import Authority, root
 from tests.unit.transport.calls import list_models, no_models
 from tests.unit.transport.conftest import Host, load
@@ -128,12 +130,12 @@ def test_a_client_shows_its_new_certificate(
     authority: Path, hosting: Callable[[Parties], Host]
 ) -> None:
     host = hosting(parties(authority))
-    seen: list[bytes] = []
-    service = host.server._admission  # type: ignore[attr-defined]
+    seen: list[int] = []
+    service: Any = host.server._admission
 
     class Looking:
         def check(self, certificate: x509.Certificate, _: str) -> None:
-            seen.append(certificate.serial_number)  # type: ignore[arg-type]
+            seen.append(certificate.serial_number)
 
     service.watch = Looking()
     list_models(host.peer)
@@ -227,7 +229,12 @@ def test_a_clinic_does_not_talk_to_a_server_that_is_revoked(
     host = hosting(files)
     clinic = load(replace(files[Role.DATA_OWNER], crl=crl), Role.DATA_OWNER)
     called: list[int] = []
-    host.functions["ListModels"] = lambda *a: (called.append(1), no_models(*a))[1]
+
+    def noted(request: pb.ListModelsRequest, call: Call) -> pb.ListModelsReply:
+        called.append(1)
+        return no_models(request, call)
+
+    host.functions["ListModels"] = noted
     with host.peer_of(clinic) as peer:
         list_models(peer)
         revoke(authority, files[Role.MODEL_OWNER].certificate)
@@ -244,8 +251,6 @@ def test_the_server_that_was_looked_at_is_the_one_that_is_called(
     authority: Path, hosting: Callable[[Parties], Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody who relays the first handshake cannot answer the second with another key."""
-    from radiopaque.transport import tls
-
     issue(authority, Role.MODEL_OWNER, "stolen")
     crl = revoke(authority, authority / "stolen.crt")
     files = parties(authority)
@@ -263,7 +268,7 @@ def test_the_server_that_was_looked_at_is_the_one_that_is_called(
         assert address[1] == stolen.port
         return connect((address[0], honest.port), timeout)
 
-    monkeypatch.setattr(tls.socket, "create_connection", relayed)
+    monkeypatch.setattr(socket, "create_connection", relayed)
     with stolen.peer_of(clinic) as peer, pytest.raises(Refused):
         list_models(peer)
     # without lists the stolen certificate would have done

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import radiopaque
 from radiopaque import versions
 from radiopaque.certificates import Role
 from radiopaque.errors import ProtocolError, RadiopaqueError, SessionError, VersionError
@@ -55,7 +56,12 @@ def test_a_server_refuses_callers_of_another_version(
     host: Any, metadata: Any, upgrade: str
 ) -> None:
     called = []
-    host.functions["ListModels"] = lambda *_: called.append(1) or pb.ListModelsReply()
+
+    def noted(*_: Any) -> pb.ListModelsReply:
+        called.append(1)
+        return pb.ListModelsReply()
+
+    host.functions["ListModels"] = noted
     error = raw_list_models(host, metadata)
     assert not called
     typed = status.from_rpc_error(error, "model owner", host.address)
@@ -151,7 +157,7 @@ def test_releases_of_one_protocol_version_work_together(
 
 def test_what_a_party_states_is_what_it_reads() -> None:
     read = versions.stated(versions.own())
-    assert (read.protocol, read.release) == (PROTOCOL, versions.radiopaque.__version__)
+    assert (read.protocol, read.release) == (PROTOCOL, radiopaque.__version__)
     assert read.seconds is not None
     versions.check(read, "model owner", "data owner")
 

@@ -26,7 +26,8 @@ def test_encoding_is_that_of_the_generated_code(
     session: bytes, gate: int, kind: Kind, block: int, payload: bytes
 ) -> None:
     frame = Frame(session, gate, kind, block, payload)
-    message = pb.Frame(session=session, gate=gate, kind=int(kind), block=block, payload=payload)
+    named = pb.Kind.Name(int(kind))
+    message = pb.Frame(session=session, gate=gate, kind=named, block=block, payload=payload)
     encoded = frames.encode(frame)
     assert encoded == message.SerializeToString()
     assert frames.encoded_size(frame) == message.ByteSize()
