@@ -38,7 +38,7 @@ from pydicom.uid import (
 from data_owner import codestream, greyscale
 from data_owner.apart import decode_apart
 from data_owner.elements import EXPORT_AGAIN, Elements, refusing, silenced
-from data_owner.images import MAX_PIXELS, GreyImage, ImageMeta, check_size
+from data_owner.images import GreyImage, ImageMeta, check_size
 from radiopaque.errors import (
     DicomError,
     MultiFrameError,
@@ -47,6 +47,7 @@ from radiopaque.errors import (
     TruncatedPixelDataError,
     UnsupportedTransferSyntaxError,
 )
+from radiopaque.graph.plan import MAX_PIXELS
 
 _PREFIX_AT = 128
 _PREFIX = b"DICM"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,15 +22,13 @@ from numpy.typing import NDArray
 
 from data_owner.codestream import CodestreamError, jpeg_header
 from radiopaque.errors import ImageError, NotAnImageError, NotDicomError
+from radiopaque.graph.plan import MAX_PIXELS, MAX_SIDE
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_FILE_BYTES = 128 * 1024 * 1024
-"""Largest file that is read; the largest single radiographs have about 60 MB."""
-
-MAX_PIXELS = 1 << 25
-"""Largest picture that is decoded; the largest detectors have about 19 million pixels."""
+MAX_FILE_BYTES = 256 * 1024 * 1024
+"""Largest file that is read; two bytes for each pixel of the largest scan of a film are 240 MB."""
 
 Source = Literal["dicom", "png", "jpeg"]
 
@@ -96,13 +95,21 @@ def read_image(
 
 
 def check_size(rows: int, columns: int, max_pixels: int) -> None:
-    """Refuse an empty picture, or one with more than ``max_pixels``, before it is decoded."""
+    """Refuse an empty picture, or one with more than ``max_pixels`` or ``plan.MAX_SIDE``.
+
+    Before it is decoded, and before it is resampled.
+    """
     if rows < 1 or columns < 1:
         raise ImageError(f"the picture is declared as {rows} x {columns}; it has no pixels")
     if rows * columns > max_pixels:
         raise ImageError(
             f"the picture is declared as {rows} x {columns}, more than the limit of {max_pixels} "
             "pixels; send a single radiograph"
+        )
+    if max(rows, columns) > MAX_SIDE:
+        raise ImageError(
+            f"the picture is declared as {rows} x {columns}, more than the limit of {MAX_SIDE} "
+            "pixels a side; send a single radiograph"
         )
 
 
@@ -160,6 +167,8 @@ def _read_with_pillow(data: bytes, kind: Literal["PNG", "JPEG"], max_pixels: int
 
     from PIL import Image, ImageOps
 
+    # Pillow warns from 89 million pixels on; how many are too many is said by check_size
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         with Image.open(BytesIO(data), formats=[kind]) as opened:
             check_size(opened.height, opened.width, max_pixels)

@@ -12,10 +12,10 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import NDArray
 
-from data_owner.images import GreyImage
+from data_owner.images import GreyImage, check_size
 from radiopaque.errors import PlanError, TensorError
-from radiopaque.graph.plan import Preprocessing
-from radiopaque.graph.preprocessing import normalised
+from radiopaque.graph.plan import MAX_PIXELS, Preprocessing
+from radiopaque.graph.preprocessing import check_extent, normalised
 
 Box = tuple[float, float, float, float]
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
@@ -27,8 +27,11 @@ def preprocess(image: GreyImage, spec: Preprocessing) -> NDArray[np.float32]:
     ``resize`` "stretch" ignores the aspect ratio; "fit" keeps it and fills the rest with black;
     "crop" keeps it and cuts the longer side to its centre. Resampling by Pillow in 32-bit floats,
     antialiased when it makes smaller; bicubic overshoot is clipped to 0..1.
-    Raises ``PlanError`` for a specification that says something else.
+    Raises ``PlanError`` for a specification that says something else, or an input, and
+    ``ImageError`` for a picture, of more than ``plan.MAX_PIXELS`` or ``plan.MAX_SIDE``.
     """
+    rows, columns = image.pixels.shape
+    check_size(rows, columns, MAX_PIXELS)
     check_preprocessing(spec)
     return normalised(_resize(image.pixels, spec), spec)
 
@@ -59,11 +62,7 @@ def check_preprocessing(spec: Preprocessing) -> None:
             f"interpolation is '{spec.interpolation}', not one of {', '.join(_INTERPOLATIONS)}; "
             "ask the vendor"
         )
-    if min(spec.channels, spec.height, spec.width) < 1:
-        raise PlanError(
-            f"the input is [{spec.channels}, {spec.height}, {spec.width}], which is empty; "
-            "ask the vendor"
-        )
+    check_extent(spec)
     if len(spec.mean) != spec.channels or len(spec.std) != spec.channels:
         raise PlanError(
             f"{len(spec.mean)} means and {len(spec.std)} standard deviations for {spec.channels} "

@@ -41,6 +41,13 @@ LABEL_BITS = 2
 MAX_DIMENSION = 1 << 24
 """Largest extent of a window, channel count or column count."""
 
+MAX_SIDE = 1 << 14
+"""Longest side of a picture in pixels, of one that is read as of one that a network takes."""
+
+MAX_PIXELS = 1 << 27
+"""Most pixels of a picture that is read, most values of one that a network takes: the detectors of
+mammography have 30 million pixels, scans of films up to 120 million."""
+
 Shape = tuple[int, ...]
 Task = Literal["raw", "multiclass", "multilabel"]
 

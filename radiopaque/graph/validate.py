@@ -16,7 +16,7 @@ import numpy as np
 from radiopaque.errors import PlanError
 from radiopaque.graph import plan as p
 from radiopaque.graph.bands import band_count
-from radiopaque.graph.preprocessing import reachable
+from radiopaque.graph.preprocessing import check_extent, reachable
 
 MAX_STEPS = 20_000
 MAX_ELEMENTS = 1 << 28
@@ -365,6 +365,7 @@ def _check_preprocessing(spec: p.Preprocessing, image: p.Shape) -> None:
             f"preprocessing makes {[spec.channels, spec.height, spec.width]}, "
             f"the input takes {list(image)}"
         )
+    check_extent(spec)
     if len(spec.mean) != spec.channels or len(spec.std) != spec.channels:
         raise PlanError("preprocessing needs one mean and one std a channel")
     if not all(0 < s < 1e6 for s in spec.std) or not all(abs(m) < 1e6 for m in spec.mean):

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_owner.images import GreyImage, ImageMeta, read_image
+from data_owner.images import MAX_FILE_BYTES, GreyImage, ImageMeta, check_size, read_image
 from radiopaque.errors import ImageError, NotAnImageError
+from radiopaque.graph.plan import MAX_PIXELS, MAX_SIDE
 
 RNG = np.random.default_rng(11)
 GREY8 = RNG.integers(0, 256, (9, 14), dtype=np.uint8)
@@ -148,23 +149,45 @@ def test_every_cut_is_noticed(read, kind) -> None:
 
 
 def test_huge_png_is_refused_before_decoding(read, monkeypatch) -> None:
-    """A few bytes that declare 60000 x 60000 pixels."""
+    """A few bytes that declare 16000 x 16000 pixels."""
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
-    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", 16000, 16000, 8, 0, 0, 0, 0)
     chunk = b"IHDR" + header
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
     data += struct.pack(">I", zlib.crc32(chunk))
-    with pytest.raises(ImageError, match="60000 x 60000"):
+    with pytest.raises(ImageError, match="16000 x 16000, more than the limit of 134217728 pixels"):
         read(data)
 
 
 def test_huge_jpeg_is_refused_before_decoding(read, monkeypatch) -> None:
     data = bytearray(saved(Image.fromarray(GREY8), "JPEG"))
     start = data.index(b"\xff\xc0")
-    data[start + 5 : start + 9] = b"\xff\xff\xff\xff"
+    data[start + 5 : start + 9] = struct.pack(">HH", 16000, 16000)
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
-    with pytest.raises(ImageError, match="65535 x 65535"):
+    with pytest.raises(ImageError, match="16000 x 16000, more than the limit of 134217728 pixels"):
         read(bytes(data))
+
+
+@pytest.mark.parametrize("shape", [(1, MAX_SIDE), (MAX_SIDE, 1)])
+def test_a_side_has_a_limit_of_its_own(read, shape) -> None:
+    assert read(saved(Image.fromarray(np.zeros(shape, np.uint8)), "PNG")).pixels.shape == shape
+    longer = np.zeros((shape[0] + 1, shape[1] + 1), np.uint8)
+    with pytest.raises(ImageError, match="limit of 16384 pixels a side; send a single radiograph"):
+        read(saved(Image.fromarray(longer), "PNG"))
+
+
+@pytest.mark.parametrize("shape", [(5000, 6000), (6931, 5431), (12000, 10000), (10000, 12000)])
+def test_mammograms_and_scans_of_films_are_within_the_limits(shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    check_size(rows, columns, MAX_PIXELS)
+    assert 2 * rows * columns < MAX_FILE_BYTES
+
+
+def test_a_large_picture_is_no_bomb(read, monkeypatch) -> None:
+    """Pillow warns of more pixels than this, though not twice as many, and pytest minds."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9 * 14 - 1)
+    for kind in ("PNG", "JPEG"):
+        assert read(saved(Image.fromarray(GREY8), kind)).pixels.shape == (9, 14)
 
 
 def test_limits_are_inclusive(read) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from PIL import Image
 
 from data_owner.images import GreyImage, ImageMeta, read_image
 from data_owner.preprocess import picture_png, preprocess
-from radiopaque.errors import PlanError, TensorError
-from radiopaque.graph.plan import Preprocessing
+from radiopaque.errors import ImageError, PlanError, TensorError
+from radiopaque.graph.plan import MAX_SIDE, Preprocessing
 
 SAMPLES = sorted((Path(__file__).parents[3] / "samples" / "labelled").rglob("*.jpeg"))
 SPEC = Preprocessing(
@@ -148,6 +149,40 @@ def test_grey_is_repeated_over_channels_each_with_its_own_normalisation() -> Non
 def test_specifications_that_cannot_be_carried_out(wrong) -> None:
     with pytest.raises(PlanError, match="ask the vendor"):
         preprocess(picture(np.zeros((4, 4))), replace(PLAIN, **wrong))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"width": MAX_SIDE + 1},
+        {"height": MAX_SIDE + 1},
+        {"width": 1 << 26, "height": 1},
+        {"height": MAX_SIDE, "width": MAX_SIDE // 2 + 1},
+        {"height": MAX_SIDE, "width": MAX_SIDE // 4 + 1, "channels": 2},
+    ],
+    ids=str,
+)
+def test_no_input_is_made_that_is_larger_than_a_picture(wrong: dict[str, Any]) -> None:
+    """Resampling would raise MemoryError, or take GiB."""
+    ones = (1.0,) * wrong.get("channels", 1)
+    with pytest.raises(PlanError, match="over 16384 pixels a side or 134217728 values; ask the"):
+        preprocess(picture(np.zeros((4, 4))), replace(PLAIN, mean=ones, std=ones, **wrong))
+
+
+@pytest.mark.parametrize("shape", [(1, 1 << 26), (MAX_SIDE + 1, 1), (MAX_SIDE, MAX_SIDE // 2 + 1)])
+def test_no_picture_is_resampled_that_is_larger_than_one_that_is_read(
+    shape: tuple[int, int],
+) -> None:
+    pixels = np.broadcast_to(np.float32(0), shape)
+    with pytest.raises(ImageError, match=r"more than the limit of .* send a single radiograph"):
+        preprocess(GreyImage(pixels, ImageMeta("png")), PLAIN)
+
+
+@pytest.mark.parametrize("side", [(1, MAX_SIDE), (MAX_SIDE, 1)])
+def test_the_longest_sides_are_resampled(side: tuple[int, int]) -> None:
+    spec = replace(PLAIN, height=side[0], width=side[1])
+    for shape in ((1, MAX_SIDE), (MAX_SIDE, 1), (2, 2)):
+        assert preprocess(picture(np.ones(shape)), spec).shape == (1, *side)
 
 
 def test_report_picture_is_what_the_network_sees() -> None:

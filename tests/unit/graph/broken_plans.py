@@ -70,6 +70,14 @@ def simple(*steps: tuple[p.Gate, p.Shape], shape: p.Shape = (1, 1), bits: int = 
     return build.finish(bits)
 
 
+def pictured(shape: p.Shape) -> p.Plan:
+    """Gives back the pictures that it takes."""
+    channels, height, width = shape[1:]
+    ones = (1.0,) * channels
+    spec = p.Preprocessing(channels, height, width, "fit", "bilinear", ones, ones)
+    return dataclasses.replace(simple(shape=shape), preprocessing=spec)
+
+
 def joined(gate: p.Gate, shape: p.Shape, other: p.Shape) -> p.Plan:
     """A value and its reshaped self."""
     build = PlanBuilder(32, shape, 100)
@@ -374,6 +382,14 @@ RULES: dict[str, tuple[Make, str]] = {
         "limit 4096 is below what preprocessing can reach, 75 at scale 256",
     ),
     "image_size": (lambda: full(height=9), "preprocessing makes [3, 9, 8], the input takes"),
+    "image_side": (
+        lambda: pictured((1, 1, 1, p.MAX_SIDE + 1)),
+        "the input is [1, 1, 16385], over 16384 pixels a side or 134217728 values",
+    ),
+    "image_values": (
+        lambda: pictured((1, 2, p.MAX_SIDE, p.MAX_SIDE // 4 + 1)),
+        "the input is [2, 16384, 4097], over 16384 pixels a side or 134217728 values",
+    ),
     "means": (lambda: full(mean=(0.5,)), "needs one mean and one std a channel"),
     "stds": (lambda: full(std=(0.5, 0.5)), "needs one mean and one std a channel"),
     "std_zero": (lambda: full(std=(1.0, 0.0, 1.0)), "mean or std is out of range"),

@@ -13,7 +13,15 @@ from radiopaque.errors import PlanError
 from radiopaque.graph import plan as p
 from radiopaque.graph import validate
 from radiopaque.graph.validate import validate_plan
-from tests.unit.graph.broken_plans import RULES, full, network, simple, stepwise, with_step
+from tests.unit.graph.broken_plans import (
+    RULES,
+    full,
+    network,
+    pictured,
+    simple,
+    stepwise,
+    with_step,
+)
 from tests.vectors.plan_forms import full_plan
 
 
@@ -22,6 +30,8 @@ def test_the_plans_that_are_broken_are_good() -> None:
     validate_plan(full_plan())
     validate_plan(full())
     validate_plan(simple())
+    validate_plan(pictured((1, 1, 1, p.MAX_SIDE)))
+    validate_plan(pictured((1, 2, p.MAX_SIDE, p.MAX_SIDE // 4)))
     validate_plan(stepwise(3))
 
 
