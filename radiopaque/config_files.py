@@ -110,7 +110,11 @@ def _example_table(config: type[Table], role: Role, location: tuple[str, ...]) -
     for name, field in config.model_fields.items():
         if _table_of(field) is None:
             yield from textwrap.wrap(
-                field.description or "", 98, initial_indent="# ", subsequent_indent="# "
+                field.description or "",
+                98,
+                initial_indent="# ",
+                subsequent_indent="# ",
+                break_on_hyphens=False,
             )
             absent = not field.is_required() and field.default is None
             value = _example_value(name, field, role, location)

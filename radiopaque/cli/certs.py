@@ -77,5 +77,5 @@ def _revoke(
     certificate: Path = typer.Argument(help="The certificate that is to hold no more."),
     days: int = typer.Option(30, min=1, max=3650, help="How long the list is good for."),
 ) -> None:
-    """Take back a development certificate: writes ca.crl, for `crl` in the other parties' [tls]."""
+    """Take back a development certificate: writes ca.crl, which the other parties name as `crl`."""
     print(f"revoked; the list is {revoke(directory, certificate, days)}")

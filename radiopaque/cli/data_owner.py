@@ -53,7 +53,7 @@ def _submit(
     journal.jsonl in the store): a second run does only what is missing, and gives all results. In a
     folder, a file that cannot be used does not stop the others.
 
-    With --json: {"results": [one object per image], "setup_bytes": {...}}; the keys of a result
+    With --json: {"results": [{...} for each image], "setup_bytes": {...}}; the keys of a result
     are those of the JSON report. Where something failed, besides {"failures": [{"image", "error",
     "message"}]}, and {"error", "message"} where that ended the submission.
     """

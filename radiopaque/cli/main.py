@@ -2,7 +2,7 @@
 
 Exit codes: 0 success; 1 internal error; 2 usage or configuration; 3 model, plan or weights; 4 image
 or tensor; 5 protocol or session; 6 certificates and roles; 7 connection, deadline or limit; 8 disk;
-9 the doctor found a failure; 130 interrupted.
+9 the doctor found a failure; 10 a crypto provider that dealt wrongly; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as ended:
+        # typer makes an exit of Ctrl-C, without a word
+        if isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+        raise
 
 
 def _application(words: Sequence[str]) -> typer.Typer:

@@ -33,11 +33,15 @@ def _usage(
 ) -> None:
     """What each caller used: calls, sessions, bytes, CPU seconds.
 
-    With --json: {"usage": [one object for each caller, method and model]}. Works while the party
+    With --json: {"usage": [{...} for each caller, method and model]}. Works while the party
     serves, and while it does not.
     """
     from radiopaque.cli.settings import serving_settings
+    from radiopaque.errors import ConfigError
     from radiopaque.operations.metering import read_usage
+
+    if first and last and last < first:
+        raise ConfigError("--last lies before --first; exchange them")
 
     found = read_usage(
         serving_settings(role, config).store,
