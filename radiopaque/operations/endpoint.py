@@ -94,9 +94,14 @@ def read_metrics(address: str, tls: TlsConfig, role: Role) -> str:
             return str(answer.read(_LARGEST_ANSWER).decode())
     except (URLError, OSError, ValueError) as error:
         raise PeerUnavailableError(
-            f"no metrics of the {role} at {address}: {error}; check that it is running, and "
-            "`metrics` in its config"
+            f"no metrics of the {role} at {address}: {_reason(error)}; check that it is running, "
+            "and `metrics` in its config"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    inner = getattr(error, "reason", None)
+    return (isinstance(inner, OSError) and inner.strerror) or str(error)
 
 
 class _Http(ThreadingHTTPServer):

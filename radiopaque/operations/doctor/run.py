@@ -16,8 +16,9 @@ from radiopaque.config import (
     TlsConfig,
 )
 from radiopaque.engine.plans import decode_any
-from radiopaque.engine.weights_file import PLAN_FILE, read_limited
-from radiopaque.errors import ConfigError
+from radiopaque.engine.weights_file import PLAN_FILE, WEIGHTS_FILE, read_limited
+from radiopaque.errors import ConfigError, WeightsFileError
+from radiopaque.files import check_private
 from radiopaque.ledger import State
 from radiopaque.operations.doctor import ledgers, machine, network
 from radiopaque.operations.doctor.findings import Finding, attempt, fine, warn
@@ -131,6 +132,10 @@ def _models(settings: ModelOwnerConfig) -> Iterator[Finding]:
     for model in settings.models:
         plan = decode_any(read_limited(model.path / PLAN_FILE, MAX_PLAN_BYTES))
         name, version = model.name or plan.name, model.version or plan.version
+        weights = model.path / WEIGHTS_FILE
+        if not weights.is_file():
+            raise WeightsFileError(f"there is no {weights}; run radiopaque compile")
+        check_private(weights)
         yield fine("models", f"{name} {version} in {model.path}")
 
 

@@ -1,0 +1,58 @@
+"""The doctor on a model owner's configuration: its models, and metrics that nobody serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from radiopaque.certificates import CertificateFiles, Role
+from radiopaque.engine.weights_file import WEIGHTS_FILE, write_compiled
+from radiopaque.operations.doctor.findings import Finding, Level
+from radiopaque.operations.doctor.run import examine
+from tests.e2e.networks import lungs
+
+
+@pytest.fixture
+def compiled(tmp_path: Path) -> Path:
+    network = lungs()
+    write_compiled(tmp_path / "compiled", network.plan, network.weights)
+    return tmp_path / "compiled"
+
+
+@pytest.fixture
+def config(compiled: Path, certificate_files: dict[Role, CertificateFiles], tmp_path: Path) -> Path:
+    files = certificate_files[Role.MODEL_OWNER]
+    path = tmp_path / "o.toml"
+    path.write_text(
+        f'listen = "127.0.0.1:7302"\nstore = "store"\n'
+        f'[tls]\ncertificate = "{files.certificate}"\nkey = "{files.key}"\nca = "{files.ca}"\n'
+        f'[crypto_provider]\naddress = "localhost:7301"\n'
+        f'[[models]]\npath = "{compiled}"\n'
+    )
+    return path
+
+
+def models(config: Path) -> Finding:
+    _, one = examine(Role.MODEL_OWNER, config, ["models"])
+    return one
+
+
+def test_weights_that_others_can_read(config: Path, compiled: Path) -> None:
+    assert models(config).level is Level.PASS
+    (compiled / WEIGHTS_FILE).chmod(0o644)
+    one = models(config)
+    assert (one.level, one.remedy) == (Level.FAIL, f"run: chmod 600 {compiled / WEIGHTS_FILE}")
+
+
+def test_weights_that_are_not_there(config: Path, compiled: Path) -> None:
+    (compiled / WEIGHTS_FILE).unlink()
+    one = models(config)
+    assert (one.level, one.remedy) == (Level.FAIL, "run radiopaque compile")
+
+
+def test_metrics_that_nobody_serves(config: Path) -> None:
+    config.write_text('metrics = "127.0.0.1:1"\n' + config.read_text())
+    _, one = examine(Role.MODEL_OWNER, config, ["metrics"])
+    assert one.level is Level.FAIL
+    assert one.text == "no metrics of the model-owner at 127.0.0.1:1: Connection refused"
