@@ -84,9 +84,9 @@ def roll_back(
         (offered for title, offered in map(_title, models) if title == name), key=version_key
     )
     if version not in versions:
-        known = f"its versions {', '.join(versions)}" if versions else "no model of that name"
+        known = f"hosted are {', '.join(versions)}" if versions else "no model of that name is"
         raise UnknownModelError(
-            f"{name} {version} is not hosted, there is {known}; add its folder to [[models]] and "
+            f"{name} {version} is not hosted, {known}; add its folder to [[models]] and "
             "restart first"
         )
     make_private_directory(store)

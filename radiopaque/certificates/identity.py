@@ -111,9 +111,10 @@ def peer_identity(certificate: x509.Certificate) -> PeerIdentity:
     known = set(Role)
     if len(stated) != 1 or stated[0] not in known or len(common_names) != 1:
         raise AuthenticationError(
-            f"the certificate states {len(stated)} radiopaque role(s) {stated} and "
-            f"{len(common_names)} name(s); it needs one of {sorted(known)} as the URI "
-            f"{_ROLE_URI_PREFIX}<role> and one common name; issue another"
+            f"the certificate states {len(stated)} role(s) of radiopaque and "
+            f"{len(common_names)} common name(s); issue another with one of each, the role as a "
+            f"URI among its alternative names: {_ROLE_URI_PREFIX} with one of "
+            f"{', '.join(sorted(known))} behind it"
         )
     name = str(common_names[0].value)
     if not name.isprintable():
@@ -198,7 +199,10 @@ def read_identity(files: CertificateFiles, role: Role) -> Identity:
             "issue one with a P-256 key"
         )
     if private_key.public_key() != public_key:
-        raise ConfigError(f"private key {key} does not belong to certificate {certificate}")
+        raise ConfigError(
+            f"private key {key} does not belong to certificate {certificate}; name the key that "
+            "this certificate was requested with"
+        )
     check_validity(own, str(certificate))
     _check_issuer(own, authorities, certificate, ca)
     stated = peer_identity(own)

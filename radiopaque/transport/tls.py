@@ -93,7 +93,8 @@ def trusting_only(
     except ssl.SSLError as error:
         raise AuthenticationError(
             f"the {role.text} at {address} has no certificate that this party accepts; check that "
-            f"both trust the same authority and that a {role.text} listens there ({error.reason})"
+            f"both trust the same authority, that the certificate carries the name {server_name} "
+            f"and that a {role.text} listens there ({_reason(error)})"
         ) from error
     except OSError as error:
         raise PeerUnavailableError(
@@ -112,6 +113,12 @@ def trusting_only(
         identity.revoked.check(certificate, f"of {stated}")
     pem = ssl.DER_cert_to_PEM_cert(presented).encode("ascii")
     return replace(identity, authorities=pem)
+
+
+def _reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message.rstrip(".")
+    return error.reason
 
 
 def _verifying(identity: Identity) -> ssl.SSLContext:

@@ -145,6 +145,14 @@ def test_a_name_that_steers_a_terminal_is_no_name(party: Party, issuing: Authori
         peer_identity(certificate)
 
 
+def test_what_a_certificate_lacks_that_states_no_role(issuing: Authority) -> None:
+    with pytest.raises(AuthenticationError, match="states 0 role") as raised:
+        peer_identity(issuing.certificate)
+    assert str(raised.value).endswith(
+        "urn:radiopaque:role: with one of crypto-provider, data-owner, model-owner behind it"
+    )
+
+
 # Revocation lists.
 
 
