@@ -178,7 +178,9 @@ def _check_syntax(syntax: UID) -> None:
             f"transfer syntax {name} ({uid}) cannot be read; export as Explicit VR Little Endian "
             "(JPEG, JPEG-LS, JPEG 2000 and RLE need pip install 'radiopaque[dicom]')"
         )
-    if not get_decoder(syntax).is_available:
+    decoder = get_decoder(syntax)
+    wanted = "gdcm" if syntax in _APART else _PLUGINS.get(syntax)
+    if not decoder.is_available or (wanted and wanted not in decoder.available_plugins):
         raise UnsupportedTransferSyntaxError(
             f"no decoder for transfer syntax {name} ({uid}) is installed; "
             "pip install 'radiopaque[dicom]', or export as Explicit VR Little Endian"

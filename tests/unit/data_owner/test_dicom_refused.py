@@ -185,6 +185,15 @@ def test_missing_decoder(bundled, monkeypatch) -> None:
     assert "pip install 'radiopaque[dicom]'" in str(caught.value)
 
 
+def test_another_decoder_than_the_one_that_is_used(bundled, monkeypatch) -> None:
+    """Pillow, which is always there, counts as a decoder of JPEG 2000 for pydicom."""
+    decoder = decoder_base.get_decoder(JPEG2000Lossless)
+    monkeypatch.setattr(decoder, "_available", {"pillow": decoder._available["pillow"]})
+    with pytest.raises(UnsupportedTransferSyntaxError) as caught:
+        read_image(bundled("MR_small_jp2klossless.dcm"))
+    assert "pip install 'radiopaque[dicom]'" in str(caught.value)
+
+
 def test_twelve_bit_jpeg_has_no_decoder(bundled) -> None:
     with pytest.raises(UnsupportedTransferSyntaxError, match="12 bits"):
         read_image(bundled("JPEG-lossy.dcm"))
