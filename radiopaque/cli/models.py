@@ -29,7 +29,8 @@ class ModelSource:
         """Raises ManifestError for a model without one."""
         if self.manifest is None:
             raise ManifestError(
-                f"{self.manifest_path} must state the preprocessing before images can be used"
+                f"there is no {self.manifest_path} for {self.onnx.name}; write one that states its "
+                "preprocessing, as docs/onnx-support.md describes"
             )
         return self.manifest.preprocessing
 

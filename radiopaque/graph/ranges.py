@@ -45,7 +45,8 @@ def calibrate(model: Path | onnx.ModelProto, batches: Iterable[NDArray[np.float3
             results = session.run(None, {entry.name: batch})
         except Exception as error:  # onnxruntime's own exception types share no base but this
             raise TensorError(
-                f"onnxruntime cannot run the model on a batch {list(batch.shape)}: {error}"
+                f"onnxruntime cannot run the model on a batch {list(batch.shape)}; the manifest's "
+                f"channels, height and width must be the network's: {error}"
             ) from error
         for position, name in enumerate(names):
             low, high = (float(v) for v in results[2 * position : 2 * position + 2])

@@ -343,7 +343,9 @@ def check_description(plan: Described, image: p.Shape, output: p.Shape) -> None:
     if plan.preprocessing is not None and (not output or output[0] != image[0]):
         raise PlanError(f"the output {list(output)} is not one row for each of {image[0]} images")
     if plan.classes and (len(output) < 2 or prod(output[1:]) != len(plan.classes)):
-        raise PlanError(f"{len(plan.classes)} classes do not match the output {list(output)}")
+        raise PlanError(
+            f"{len(plan.classes)} classes do not match the output {list(output)}; name one for each"
+        )
     if plan.preprocessing is not None:
         _check_preprocessing(plan.preprocessing, image[1:])
 
