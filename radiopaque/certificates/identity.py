@@ -23,6 +23,9 @@ _ROLE_URI_PREFIX: Final = "urn:radiopaque:role:"
 _MAX_FILE_BYTES: Final = 1 << 20
 _MAX_CRL_BYTES: Final = 1 << 26
 
+Stamp = tuple[tuple[int, int, int] | None, ...]
+"""Of each file of a party, what changes when it is written or replaced; None: not there."""
+
 
 class Role(StrEnum):
     """The three parties, as their certificates name them."""
@@ -75,12 +78,17 @@ class CertificateFiles:
         """All of them."""
         return (self.certificate, self.key, self.ca, *([self.crl] if self.crl else []))
 
+    def stamp(self) -> Stamp:
+        """Of what they hold now."""
+        return tuple(_stamp(path) for path in self.paths())
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """A party's own certificate and key, checked by :func:`load_identity`, as PEM.
 
-    ``files`` are where they came from, and where newer ones may appear.
+    ``files`` are where they came from, and where newer ones may appear; ``stamp`` is theirs from
+    before they were read.
     """
 
     role: Role
@@ -91,6 +99,7 @@ class Identity:
     authorities: bytes = field(repr=False)
     revoked: RevocationLists | None = field(default=None, repr=False)
     files: CertificateFiles | None = field(default=None, repr=False)
+    stamp: Stamp = field(default=(), repr=False)
 
 
 def peer_identity(certificate: x509.Certificate) -> PeerIdentity:
@@ -177,6 +186,7 @@ def read_identity(files: CertificateFiles, role: Role) -> Identity:
     A running party must take over the list that says so.
     """
     certificate, key, ca = files.certificate, files.key, files.ca
+    stamp = files.stamp()  # before they are read: what is replaced meanwhile is read again
     check_private(key)
     certificate_pem, key_pem, ca_pem = (read(path) for path in (certificate, key, ca))
     try:
@@ -228,7 +238,16 @@ def read_identity(files: CertificateFiles, role: Role) -> Identity:
         b"".join(one.public_bytes(serialization.Encoding.PEM) for one in authorities),
         revoked,
         files,
+        stamp,
     )
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def check_private(key: Path) -> None:

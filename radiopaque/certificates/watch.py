@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 from cryptography import x509
 
-from radiopaque.certificates.identity import Identity, read_identity
+from radiopaque.certificates.identity import CertificateFiles, Identity, Stamp, read_identity
 from radiopaque.errors import ConfigError, RadiopaqueError
 from radiopaque.telemetry import get_logger
 
-_Stamp = tuple[tuple[int, int, int] | None, ...]
 _log = get_logger(__name__)
 
 
@@ -21,19 +19,22 @@ class Watch:
     Files are looked at whenever the identity is asked for, which is before every handshake and
     call. Ones that cannot be used (a pair that is half replaced, another name) are not taken over:
     what was there before serves on, the operator is told once, and every further look tries again.
+    What was replaced since ``identity`` was loaded, however long ago, is taken over at the first.
     """
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._lock = threading.Lock()
-        self._loaded = self._told = _stamp(identity)
+        self._told = identity.stamp
 
     def identity(self) -> Identity:
         """The newest one that can be used."""
         with self._lock:
-            stamp = _stamp(self._identity)
-            if stamp != self._loaded:
-                self._reload(stamp)
+            files = self._identity.files
+            if files is not None:
+                stamp = files.stamp()
+                if stamp != self._identity.stamp:
+                    self._reload(files, stamp)
             return self._identity
 
     def check(self, certificate: x509.Certificate, which: str) -> None:
@@ -42,10 +43,8 @@ class Watch:
         if revoked is not None:
             revoked.check(certificate, which)
 
-    def _reload(self, stamp: _Stamp) -> None:
-        old, files = self._identity, self._identity.files
-        if files is None:
-            return
+    def _reload(self, files: CertificateFiles, stamp: Stamp) -> None:
+        old = self._identity
         try:
             new = read_identity(files, old.role)
             if new.name != old.name:
@@ -58,23 +57,9 @@ class Watch:
                 self._told = stamp
                 _log.failure("changed certificate files are not used", error, role=str(old.role))
         else:
-            self._identity, self._loaded = new, stamp
+            self._identity = new
             _log.info(
                 "certificate files taken over",
                 role=str(old.role),
                 path=str(files.certificate),
             )
-
-
-def _stamp(identity: Identity) -> _Stamp:
-    """What changes when a file is written or replaced."""
-    files = identity.files
-    return () if files is None else tuple(_of(path) for path in files.paths())
-
-
-def _of(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from radiopaque.certificates import CertificateFiles, Role, init_directory, issue, revoke
+from radiopaque.certificates import CertificateFiles, Identity, Role, init_directory, issue, revoke
+from radiopaque.certificates import identity as identity_module
 from radiopaque.errors import AuthenticationError, ConnectionLostError
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.grpc_server import Call
@@ -64,6 +66,16 @@ def renew(authority: Path, role: Role, name: str | None = None) -> None:
     made = issue(authority, role, name or str(role), output=folder)
     made.key.rename(authority / f"{role}.key")
     made.certificate.rename(authority / f"{role}.crt")
+
+
+@contextmanager
+def started(loaded: dict[Role, Identity]) -> Iterator[Host]:
+    host = Host(loaded)
+    host.functions["ListModels"] = no_models
+    try:
+        yield host
+    finally:
+        host.close()
 
 
 def serial(path: Path) -> int:
@@ -183,6 +195,50 @@ def test_a_clinic_that_is_revoked_is_refused_from_its_next_call(
         pytest.raises(AuthenticationError, match="was revoked"),
     ):
         list_models(peer)
+
+
+@pytest.mark.parametrize("revoked", [Role.DATA_OWNER, Role.MODEL_OWNER])
+def test_a_list_that_is_replaced_while_a_party_starts(authority: Path, revoked: Role) -> None:
+    """Minutes may pass between the reading of a party's files and its first call."""
+    other = issue(authority, Role.DATA_OWNER, "other")
+    crl = revoke(authority, other.certificate)
+    loaded = {role: load(one, role) for role, one in parties(authority, crl=crl).items()}
+    revoke(authority, authority / f"{revoked}.crt")
+    with started(loaded) as host, pytest.raises(AuthenticationError, match="was revoked by"):
+        list_models(host.peer)
+
+
+def test_a_list_that_is_replaced_while_it_is_read(
+    authority: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = parties(authority)
+    crl = revoke(authority, issue(authority, Role.DATA_OWNER, "other").certificate)
+    loaded = {role: load(one, role) for role, one in files.items()}
+    reading = identity_module.read
+
+    def slow(path: Path, *limit: int) -> bytes:
+        data = reading(path, *limit)
+        if path == crl:
+            revoke(authority, files[Role.DATA_OWNER].certificate)
+        return data
+
+    with monkeypatch.context() as patched:
+        patched.setattr(identity_module, "read", slow)
+        server = load(replace(files[Role.MODEL_OWNER], crl=crl), Role.MODEL_OWNER)
+    with (
+        started({**loaded, Role.MODEL_OWNER: server}) as host,
+        pytest.raises(AuthenticationError, match="was revoked by"),
+    ):
+        list_models(host.peer)
+
+
+def test_a_certificate_that_is_replaced_while_a_server_starts(authority: Path) -> None:
+    files = parties(authority)
+    loaded = {role: load(one, role) for role, one in files.items()}
+    renew(authority, Role.MODEL_OWNER)
+    with started(loaded) as host:
+        shown = presented(host.port, authority / "ca.crt").serial_number
+    assert shown == serial(files[Role.MODEL_OWNER].certificate)
 
 
 def test_a_list_that_ends_while_a_server_runs_refuses_all(
