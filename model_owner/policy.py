@@ -5,13 +5,13 @@ deviating data owner): every result is a value of the function, and errors that 
 steer it. The model owner never sees a result, only which bits of a masked value it sends; so what
 a result reveals is fixed by the plan's output, and a policy refuses to host plans that reveal more.
 
-Images are counted before the first message of an inference leaves, durably, and whatever becomes of
-it: an interrupted one may have revealed its result, and what was counted must not depend on that.
+Images are counted with the start of their inference, in one change of the ledger, before its first
+message leaves and whatever becomes of it: an interrupted one may have revealed its result, and what
+was counted must not depend on that.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from typing import Any
 from model_owner.hosting import HostedModel
 from radiopaque.errors import AccessError, ConfigError, ResourceError
 from radiopaque.graph.plan import Output, Plan
-from radiopaque.ledger import Ledger
+from radiopaque.ledger.quotas import Charge, duration
 from radiopaque.transport.grpc_server import Call, Handler
 
 
@@ -68,13 +68,10 @@ class Rules:
 
 
 class Policy:
-    """The rules of one model owner; what each clinic has used is counted in its ledger."""
+    """The rules of one model owner; its ledger counts what each clinic has used."""
 
-    def __init__(
-        self, rules: Rules, ledger: Ledger, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, rules: Rules, clock: Callable[[], float] = time.time) -> None:
         self._rules = rules
-        self._ledger = ledger
         self._clock = clock
 
     def guarded(self, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
@@ -100,29 +97,17 @@ class Policy:
                 "it by the name in its certificate"
             )
 
-    def charge(self, clinic: str, images: int) -> None:
-        """Count an inference on so many images, durably. Call it before it starts.
+    def charge(self, images: int) -> Charge | None:
+        """What an inference on so many images costs its clinic; None where nothing is counted.
 
-        Raises ResourceError beyond the quota, with the time after which to try again; nothing is
-        counted then.
+        Raises ResourceError where no clinic may have so many.
         """
         if self._rules.images is None:
-            return
+            return None
         quota, period = self._rules.images, self._rules.period_seconds
         if images > quota:
             raise ResourceError(
                 f"an inference on {images} images is over the quota of {quota} in "
-                f"{_duration(period)}; use a plan with a smaller batch, or ask the vendor"
+                f"{duration(period)}; use a plan with a smaller batch, or ask the vendor"
             )
-        wait = self._ledger.charge(clinic, images, quota, period, self._clock())
-        if wait is not None:
-            raise ResourceError(
-                f"the quota of this clinic, {quota} images in {_duration(period)}, is used up; "
-                f"try again in {math.ceil(wait)} s",
-                retry_seconds=wait,
-            )
-
-
-def _duration(seconds: float) -> str:
-    hours = seconds / 3600
-    return f"{hours:g} hour{'s' if hours != 1 else ''}"
+        return Charge(images, quota, period, self._clock())

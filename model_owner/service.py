@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from model_owner import dealer_audit
 from model_owner.admission import Admission, Limits
 from model_owner.dealer import Dealer, Order
-from model_owner.engines import Start
 from model_owner.hosting import Hosted, HostedModel
 from model_owner.material import MaterialStore, MaterialWriter, SessionMaterial
 from model_owner.policy import Policy, Rules
@@ -33,6 +33,7 @@ from radiopaque.errors import (
 )
 from radiopaque.files import open_store
 from radiopaque.ledger import MODEL_OWNER, Entry, Ledger, Mark, Seen, State
+from radiopaque.ledger.quotas import Charge
 from radiopaque.operations.stock import Stock
 from radiopaque.prg import KEY_BYTES, SecretKey
 from radiopaque.telemetry import get_logger
@@ -48,6 +49,17 @@ _SLOT_SECONDS = 1.0
 """How long an inference waits for another to end: a slot comes free a moment after the result."""
 _CLINIC = frozenset({Role.DATA_OWNER})
 _log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A session that a clinic's START names, its model, and the epoch of the clinic's ledger."""
+
+    row: Entry
+    model: HostedModel
+    epoch: bytes
+    channel: Channel
+    call: Call
 
 
 class ModelOwner:
@@ -68,7 +80,7 @@ class ModelOwner:
         rules = rules or Rules()
         rules.check_outputs(hosted.loaded())
         self._ledger = ledger or Ledger(store / "sessions.sqlite", MODEL_OWNER)
-        self._policy = Policy(rules, self._ledger)
+        self._policy = Policy(rules)
         self._material = MaterialStore(store / "material")
         self._admission = Admission(self._ledger, self._material, hosted, limits)
         self._inferring = threading.BoundedSemaphore(limits.concurrent_inferences)
@@ -154,13 +166,18 @@ class ModelOwner:
 
     def infer(self, channel: Channel, call: Call) -> None:
         """START, READY, and the online messages of one session."""
-        row, model, epoch = self._begin(channel, call)
-        with self._slot(), _logged("inference broken off", row, call):
-            if row.state is State.READY:
-                self._policy.charge(call.peer.name, model.host.plan.batch)
+        asked = self._begin(channel, call)
+        row, model = asked.row, asked.model
+        with self._slot(), _logged("inference broken off", asked):
+            charge = self._policy.charge(model.host.plan.batch)
             window = self._admission.limits.window_bytes
-            with model.host.open(call.deadline_seconds, window) as begin:
-                self._run(begin, row, epoch, channel, call)
+            with (
+                model.host.open(call.deadline_seconds, window) as begin,
+                self._spent(asked, State.STARTED, charge) as (key_o, material, mark),
+            ):
+                run = begin(row.session, key_o, material)
+                channel.send(Frame(row.session, 0, Kind.READY, 0, mark.encode()))
+                run(channel)
         _log.info(
             "inference served",
             session=row.session,
@@ -175,10 +192,11 @@ class ModelOwner:
 
         Where it was not, the stream ends with DealerError instead of VERDICT.
         """
-        row, model, epoch = self._begin(channel, call)
+        asked = self._begin(channel, call)
+        row, model = asked.row, asked.model
         link = Link(channel, row.session)
-        with self._slot(), _logged("audit broken off", row, call):
-            with self._spent(row, State.OPENED, epoch, channel, call) as (key_o, material, mark):
+        with self._slot(), _logged("audit broken off", asked):
+            with self._spent(asked, State.OPENED) as (key_o, material, mark):
                 link.send(0, Kind.READY, 0, mark.encode())
                 key_d = SecretKey(link.receive(0, Kind.KEY, 0, KEY_BYTES).tobytes())
                 try:
@@ -190,8 +208,8 @@ class ModelOwner:
             link.send(0, Kind.VERDICT)
         _log.info("session audited", session=row.session, peer=str(call.peer), model=model.name)
 
-    def _begin(self, channel: Channel, call: Call) -> tuple[Entry, HostedModel, bytes]:
-        """The session that START names, its model, and the epoch of the clinic's ledger."""
+    def _begin(self, channel: Channel, call: Call) -> _Asked:
+        """What the clinic's first message asks for. Raises what speaks against it."""
         start = channel.receive()
         if (start.gate, start.kind, start.block) != (0, Kind.START, 0):
             raise MessageOrderError(
@@ -203,7 +221,7 @@ class ModelOwner:
         self._check_ledger(mark, call.peer.name)
         model = self._hosted.by_artefact(row.artefact)
         call.about.update(model.about)
-        return row, model, mark.epoch
+        return _Asked(row, model, mark.epoch, channel, call)
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
@@ -240,35 +258,29 @@ class ModelOwner:
             _log.warning("the ledger is a copy that was put back", error=str(error))
             raise
 
-    def _run(self, begin: Start, row: Entry, epoch: bytes, channel: Channel, call: Call) -> None:
-        with self._spent(row, State.STARTED, epoch, channel, call) as (key_o, material, mark):
-            run = begin(row.session, key_o, material)
-            channel.send(Frame(row.session, 0, Kind.READY, 0, mark.encode()))
-            run(channel)
-
     @contextmanager
     def _spent(
-        self, row: Entry, state: State, epoch: bytes, channel: Channel, call: Call
+        self, asked: _Asked, state: State, charge: Charge | None = None
     ) -> Iterator[tuple[SecretKey, SessionMaterial, Mark]]:
         """A session in its last state: key_O, its material, and what to tell the clinic.
 
-        ``epoch`` is that of the clinic's ledger. The session is gone with the block.
+        ``charge`` is what it costs. The session is gone with the block.
         """
-        session = row.session
-        mark = self._ledger.mark(row.peer, epoch)
-        secret = self._ledger.advance(session, State.READY, state).secret or b""
-        call.about["session"] = session.hex()[:8]
+        session, peer = asked.row.session, asked.row.peer
+        mark = self._ledger.mark(peer, asked.epoch)
+        secret = self._ledger.advance(session, State.READY, state, charge=charge).secret or b""
+        asked.call.about["session"] = session.hex()[:8]
         key_o, key_file = SecretKey(secret[:KEY_BYTES]), SecretKey(secret[KEY_BYTES:])
         del secret
-        before = channel.counters.received_bytes
+        before = asked.channel.counters.received_bytes
         try:
             yield key_o, SessionMaterial(self._material, session, key_file), mark
         finally:
             key_o.erase()
             key_file.erase()
             # whatever came after START left a ledger in which the session is used
-            came = channel.counters.received_bytes > before
-            self._ledger.burn(session, Seen(row.peer, epoch, session) if came else None)
+            came = asked.channel.counters.received_bytes > before
+            self._ledger.burn(session, Seen(peer, asked.epoch, session) if came else None)
             self._material.delete(session)
 
     def _check_header(self, header: pb.PrepareHeader) -> HostedModel:
@@ -336,10 +348,11 @@ class ModelOwner:
 
 
 @contextmanager
-def _logged(event: str, row: Entry, call: Call) -> Iterator[None]:
+def _logged(event: str, asked: _Asked) -> Iterator[None]:
     """Log what ends a session before its time."""
     try:
         yield
     except RadiopaqueError as error:
-        _log.warning(event, session=row.session, peer=str(call.peer), error=type(error).__name__)
+        kind, peer = type(error).__name__, str(asked.call.peer)
+        _log.warning(event, session=asked.row.session, peer=peer, error=kind)
         raise

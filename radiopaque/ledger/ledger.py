@@ -32,6 +32,7 @@ from radiopaque.ledger.databases import (
     wrong_format,
 )
 from radiopaque.ledger.marks import EPOCH_BYTES, NOTHING, Mark
+from radiopaque.ledger.quotas import Charge
 from radiopaque.ledger.states import State, Transitions
 from radiopaque.wire import messages
 
@@ -135,12 +136,14 @@ class Ledger:
         binding: bytes | None = None,
         secret: bytes | None = None,
         seen: Seen | None = None,
+        charge: Charge | None = None,
     ) -> Entry:
         """Move a session from ``expected`` to ``new``, if that is where it is, durably.
 
         ``binding`` and ``secret`` replace what was there when given. A step that erases overwrites
         the secret on disk and hands its last copy out in the returned entry. Of two callers, one
-        succeeds. Raises SessionStateError and UnknownSessionError.
+        succeeds. ``charge`` is counted with it, or neither is done: then ResourceError says when it
+        fits. Raises SessionStateError and UnknownSessionError.
         """
         erases = self._transitions.erases(expected, new)
         if erases and secret is not None:
@@ -153,6 +156,8 @@ class Ledger:
             ).fetchone()
             if before is None:
                 raise self._refusal(connection, session, expected)
+            if charge is not None:
+                quotas.count(connection, lock, before[5], charge)
             kept = None if erases else secret if secret is not None else before[6]
             bound = binding if binding is not None else before[4]
             used = 1 if self._transitions.uses(expected, new) else before[7]
@@ -223,17 +228,6 @@ class Ledger:
                 values,
             ).fetchone()[0]
         return number
-
-    def charge(
-        self, peer: str, amount: int, quota: int, seconds: float, now: float
-    ) -> float | None:
-        """Count what a peer is about to use, durably; see :func:`radiopaque.ledger.quotas.charge`.
-
-        Returns None, or beyond its quota the seconds to wait; nothing is counted then.
-        """
-        with self._database.transaction() as connection:
-            lock = self._database.row_lock
-            return quotas.charge(connection, lock, peer, amount, quota, seconds, now)
 
     def mark(self, peer: str, epoch: bytes | None = None) -> Mark:
         """What to tell a peer: of its ledger of ``epoch``, or of the one that it used last."""

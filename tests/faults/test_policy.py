@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data_owner import Client
 from model_owner.policy import Rules
 from model_owner.service import ModelOwner
+from radiopaque.certificates import Role
 from radiopaque.errors import AccessError, ConfigError, ResourceError, SessionStateError
 from radiopaque.graph.plan import Output
-from radiopaque.ledger import Mark
+from radiopaque.ledger import Mark, State
 from radiopaque.wire.frames import Frame, Kind
+from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.networks import lungs, stack
-from tests.e2e.parties import Clinic, Deployment
+from tests.e2e.parties import Clinic, Deployment, until
+from tests.faults.hand import Hand
 from tests.faults.inside import Inside
 
 
@@ -57,6 +65,44 @@ def test_the_images_of_a_batch_count_one_by_one(tmp_path: Path) -> None:
         client.infer_tensor(network.images())
         with pytest.raises(ResourceError, match=f"{most} images in 24 hours, is used up"):
             client.infer_tensor(network.images())
+
+
+def test_a_start_before_its_session_is_ready_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a place, and meanwhile the clinic's own upload ends."""
+    asked, go_on = threading.Event(), threading.Event()
+    with Inside(tmp_path, lungs(), rules=Rules(images=1)) as inside:
+        slot = inside.hosting._slot
+
+        @contextmanager
+        def waiting(*arguments: Any) -> Iterator[None]:
+            asked.set()
+            assert go_on.wait(30)
+            with slot(*arguments):
+                yield
+
+        monkeypatch.setattr(inside.hosting, "_slot", waiting)
+        identity = inside.identity(Role.DATA_OWNER)
+        with Hand(inside, identity, "it") as early, Hand(inside, identity, "it") as late:
+            early.reserve()
+
+            def parts() -> Iterator[pb.PrepareRequest]:
+                *most, last = early.requests()
+                yield from most
+                assert asked.wait(30)
+                yield last
+
+            with ThreadPoolExecutor(2) as pool:
+                uploading = pool.submit(early.upload, parts())
+                until(lambda: inside.hosting._ledger.count(State.PREPARING) == 1)
+                starting = pool.submit(early.start)
+                uploading.result(30)
+                go_on.set()
+                early.run(starting.result(30))
+            late.prepare()
+            with pytest.raises(ResourceError, match="1 images in 24 hours, is used up"):
+                late.start()
 
 
 def test_a_clinic_that_is_not_on_the_list_gets_nothing(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from radiopaque.errors import RestoredLedgerError, SessionStateError, StoreError
+from radiopaque.errors import ResourceError, RestoredLedgerError, SessionStateError, StoreError
 from radiopaque.ledger import (
     CRYPTO_PROVIDER,
     DATA_OWNER,
@@ -48,6 +49,15 @@ PATHS = {
     "crypto provider": ["RESERVED", "DEALT", "BURNT"],
 }
 NUMBERS = count()
+
+
+def living() -> Iterator[tuple[int, int]]:
+    """All processes that have not ended, and their parents'."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                yield int(path.parent.name), int(parent)
 
 
 class Server:
@@ -86,9 +96,19 @@ class Server:
         raise AssertionError(f"PostgreSQL did not start: {log_end}")
 
     def stop(self) -> None:
-        """At once, without a checkpoint; its own processes notice when it is gone."""
+        """At once, without a checkpoint; returns when its own processes noticed that it is gone."""
+        started = self.processes()
         self._process.kill()
         self._process.wait(30)
+        deadline = time.monotonic() + 60
+        while not started.isdisjoint(pid for pid, _ in living()):
+            assert time.monotonic() < deadline, "PostgreSQL's processes outlive it"
+            time.sleep(0.01)
+
+    def processes(self) -> set[int]:
+        """Its own, and those that it started: one serves each connection."""
+        main = self._process.pid
+        return {main, *(pid for pid, parent in living() if parent == main)}
 
     def conninfo(self, name: str) -> str:
         return f"host=127.0.0.1 port={self.port} user=ledger dbname={name}"
@@ -205,27 +225,38 @@ def test_a_replica_burns_what_it_left_in_the_middle_and_nobody_elses(opening: Op
     assert again.get(taken).state is State.STARTED
 
 
+def charged(
+    ledger: Ledger, images: int, now: float, quota: int = 5, peer: str = "c"
+) -> float | None:
+    """Start a session at this cost; None, or how long it has to wait."""
+    session = new(ledger, peer)
+    ledger.advance(session, State.PREPARING, State.READY)
+    charge = quotas.Charge(images, quota, 60.0, now)
+    try:
+        ledger.advance(session, State.READY, State.STARTED, charge=charge)
+    except ResourceError as error:
+        return error.retry_seconds
+    return None
+
+
 def test_what_one_replica_counts_counts_at_all(opening: Opening) -> None:
     replicas = [opening(holder=name) for name in "ab"]
-    waits = [ledger.charge("clinic", 2, 5, 60.0, 100.0 + n) for n, ledger in enumerate(replicas)]
-    assert waits == [None, None]
-    assert [ledger.charge("clinic", 2, 5, 60.0, 110.0) for ledger in replicas] == [50.0, 50.0]
-    assert replicas[0].charge("other", 5, 5, 60.0, 110.0) is None
+    assert [charged(ledger, 2, 100.0 + n) for n, ledger in enumerate(replicas)] == [None, None]
+    assert [charged(ledger, 2, 110.0) for ledger in replicas] == [50.0, 50.0]
+    assert charged(replicas[0], 5, 110.0, peer="other") is None
     replicas[0].close()
-    assert opening(holder="a").charge("clinic", 1, 5, 60.0, 110.0) is None
-    assert replicas[1].charge("clinic", 1, 5, 60.0, 110.0) == 50.0
+    assert charged(opening(holder="a"), 1, 110.0) is None
+    assert charged(replicas[1], 1, 110.0) == 50.0
 
 
 def test_one_replica_counts_at_a_time(opening: Opening) -> None:
     """What another is about to add is waited for: both would have seen room for one."""
     first, second = (opening(holder=name) for name in "ab")
     outcomes: list[float | None] = []
-    other = threading.Thread(
-        target=lambda: outcomes.append(second.charge("clinic", 1, 1, 60.0, 100.0))
-    )
+    other = threading.Thread(target=lambda: outcomes.append(charged(second, 1, 100.0, quota=1)))
     with first._database.transaction() as connection:
-        lock = first._database.row_lock
-        assert quotas.charge(connection, lock, "clinic", 1, 1, 60.0, 100.0) is None
+        charge = quotas.Charge(1, 1, 60.0, 100.0)
+        quotas.count(connection, first._database.row_lock, "c", charge)
         other.start()
         other.join(0.5)
     other.join()
@@ -270,9 +301,11 @@ def test_a_server_that_goes_away_is_found_again(server: Server, opening: Opening
     ledger.advance(session, State.PREPARING, State.READY)
     ledger.advance(session, State.READY, State.STARTED)
     server.stop()
-    with pytest.raises(StoreError, match="restore no copy"):
-        ledger.get(session)
-    server.start()
+    try:
+        with pytest.raises(StoreError, match="restore no copy"):
+            ledger.get(session)
+    finally:
+        server.start()
     assert ledger.get(session).state is State.STARTED
 
 

@@ -15,7 +15,8 @@ from model_owner.policy import Policy, Rules
 from radiopaque.certificates import PeerIdentity, Role
 from radiopaque.errors import AccessError, ConfigError, ResourceError
 from radiopaque.graph.plan import Output, Plan
-from radiopaque.ledger import MODEL_OWNER, Ledger, quotas
+from radiopaque.ledger import MODEL_OWNER, Ledger, State, quotas
+from radiopaque.prg import new_id
 from radiopaque.transport.grpc_server import Call, Handler
 from tests.e2e.networks import lungs
 
@@ -35,71 +36,95 @@ def clock() -> Clock:
     return Clock()
 
 
+class Store:
+    """A policy, and the ledger that counts."""
+
+    def __init__(self, policy: Policy, ledger: Ledger) -> None:
+        self.policy = policy
+        self.ledger = ledger
+
+    def prepare(self, clinic: str) -> bytes:
+        session = new_id()
+        self.ledger.create(session, artefact=bytes(16), peer=clinic, secret=b"keys")
+        self.ledger.advance(session, State.PREPARING, State.READY)
+        return session
+
+    def start(self, clinic: str, images: int, prepared: bytes | None = None) -> None:
+        """Start a session, if what it costs allows that."""
+        session = prepared or self.prepare(clinic)
+        charge = self.policy.charge(images)
+        try:
+            self.ledger.advance(session, State.READY, State.STARTED, charge=charge)
+        except ResourceError:
+            assert self.ledger.get(session).state is State.READY
+            raise
+
+
 @pytest.fixture
-def opened(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Policy]]:
+def opened(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Store]]:
     """Opens the policy of one store; opening it again is a new process."""
     tmp_path.chmod(0o700)
     ledgers: list[Ledger] = []
 
-    def open_policy(**rules: Any) -> Policy:
+    def open_policy(**rules: Any) -> Store:
         for ledger in ledgers:
             ledger.close()
         ledgers.append(Ledger(tmp_path / "sessions.sqlite", MODEL_OWNER))
-        return Policy(Rules(**rules), ledgers[-1], clock)
+        return Store(Policy(Rules(**rules), clock), ledgers[-1])
 
     yield open_policy
     for ledger in ledgers:
         ledger.close()
 
 
-def charge(policy: Policy, times: int, clinic: str = "a", images: int = 1) -> None:
+def charge(store: Store, times: int, clinic: str = "a", images: int = 1) -> None:
     for _ in range(times):
-        policy.charge(clinic, images)
+        store.start(clinic, images)
 
 
 def test_a_quota_is_used_up_and_says_when_to_come_back(
-    opened: Callable[..., Policy], clock: Clock
+    opened: Callable[..., Store], clock: Clock
 ) -> None:
-    policy = opened(images=3, period_seconds=HOUR)
-    charge(policy, 2)
+    store = opened(images=3, period_seconds=HOUR)
+    charge(store, 2)
     clock.now += 600
-    charge(policy, 1)
+    charge(store, 1)
     clock.now += 100
     with pytest.raises(ResourceError, match=r"3 images in 1 hour, is used up; try again in 2900 s"):
-        charge(policy, 1)
+        charge(store, 1)
     with pytest.raises(ResourceError, match="try again in 3500 s"):
-        policy.charge("a", 3)
+        store.start("a", 3)
     clock.now += 2899
     with pytest.raises(ResourceError, match="try again in 1 s"):
-        charge(policy, 1)
+        charge(store, 1)
     clock.now += 1
-    charge(policy, 2)
+    charge(store, 2)
     with pytest.raises(ResourceError, match="try again in 600 s"):
-        charge(policy, 1)
+        charge(store, 1)
 
 
-def test_quotas_are_of_each_clinic(opened: Callable[..., Policy]) -> None:
-    policy = opened(images=2)
-    charge(policy, 2, "a")
-    charge(policy, 2, "b")
+def test_quotas_are_of_each_clinic(opened: Callable[..., Store]) -> None:
+    store = opened(images=2)
+    charge(store, 2, "a")
+    charge(store, 2, "b")
     for clinic in "ab":
         with pytest.raises(ResourceError):
-            charge(policy, 1, clinic)
+            charge(store, 1, clinic)
 
 
-def test_images_count_and_not_inferences(opened: Callable[..., Policy]) -> None:
-    policy = opened(images=10)
-    charge(policy, 2, images=4)
+def test_images_count_and_not_inferences(opened: Callable[..., Store]) -> None:
+    store = opened(images=10)
+    charge(store, 2, images=4)
     with pytest.raises(ResourceError, match="used up"):
-        policy.charge("a", 4)
-    policy.charge("a", 2)
+        store.start("a", 4)
+    store.start("a", 2)
     with pytest.raises(ResourceError, match="11 images is over the quota of 10"):
-        policy.charge("b", 11)
+        store.start("b", 11)
 
 
-def test_quotas_outlive_the_process(opened: Callable[..., Policy], clock: Clock) -> None:
-    policy = opened(images=2)
-    charge(policy, 2)
+def test_quotas_outlive_the_process(opened: Callable[..., Store], clock: Clock) -> None:
+    store = opened(images=2)
+    charge(store, 2)
     again = opened(images=2)
     with pytest.raises(ResourceError):
         charge(again, 1)
@@ -107,24 +132,22 @@ def test_quotas_outlive_the_process(opened: Callable[..., Policy], clock: Clock)
     charge(again, 2)
 
 
-def test_a_clock_that_is_set_back_gives_nothing(
-    opened: Callable[..., Policy], clock: Clock
-) -> None:
-    policy = opened(images=1)
-    charge(policy, 1)
+def test_a_clock_that_is_set_back_gives_nothing(opened: Callable[..., Store], clock: Clock) -> None:
+    store = opened(images=1)
+    charge(store, 1)
     clock.now -= 48 * HOUR
     with pytest.raises(ResourceError):
-        charge(policy, 1)
+        charge(store, 1)
 
 
-def test_of_many_at_once_as_many_as_the_quota_get_through(opened: Callable[..., Policy]) -> None:
-    policy = opened(images=7)
+def test_of_many_at_once_as_many_as_the_quota_get_through(opened: Callable[..., Store]) -> None:
+    store = opened(images=7)
     outcomes: list[type[Exception] | None] = []
 
     def work() -> None:
         for _ in range(4):
             try:
-                policy.charge("a", 1)
+                store.start("a", 1)
             except Exception as error:
                 outcomes.append(type(error))
             else:
@@ -139,42 +162,43 @@ def test_of_many_at_once_as_many_as_the_quota_get_through(opened: Callable[..., 
     assert outcomes.count(ResourceError) == 25
 
 
-def test_one_thread_counts_at_a_time(opened: Callable[..., Policy], clock: Clock) -> None:
+def test_one_thread_counts_at_a_time(opened: Callable[..., Store], clock: Clock) -> None:
     """What another is about to add is waited for: both would have seen room for one."""
-    policy = opened(images=1)
+    store = opened(images=1)
     outcomes: list[Exception] = []
+    session = store.prepare("a")
 
     def work() -> None:
         try:
-            policy.charge("a", 1)
+            store.start("a", 1, session)
         except Exception as error:
             outcomes.append(error)
 
     other = threading.Thread(target=work)
-    with policy._ledger._database.transaction() as connection:
-        assert quotas.charge(connection, "", "a", 1, 1, HOUR, clock.now) is None
+    with store.ledger._database.transaction() as connection:
+        quotas.count(connection, "", "a", quotas.Charge(1, 1, HOUR, clock.now))
         other.start()
         other.join(0.5)
     other.join()
     assert [type(error) for error in outcomes] == [ResourceError]
 
 
-def test_without_a_quota_nothing_is_counted(opened: Callable[..., Policy]) -> None:
+def test_without_a_quota_nothing_is_counted(opened: Callable[..., Store]) -> None:
     charge(opened(), 100)
     charge(opened(images=1), 1)
 
 
-def test_only_clinics_on_the_list_reach_a_method(opened: Callable[..., Policy]) -> None:
-    policy = opened(clinics=("a", "b"))
+def test_only_clinics_on_the_list_reach_a_method(opened: Callable[..., Store]) -> None:
+    store = opened(clinics=("a", "b"))
     table = {"Infer": Handler(lambda request, call: request, frozenset({Role.DATA_OWNER}))}
-    guarded = policy.guarded(table)["Infer"]
+    guarded = store.policy.guarded(table)["Infer"]
     assert guarded.roles == table["Infer"].roles
     call = Call(PeerIdentity(Role.DATA_OWNER, "b"), 1.0)
     assert guarded.function("x", call) == "x"
     stranger = Call(PeerIdentity(Role.DATA_OWNER, "c"), 1.0)
     with pytest.raises(AccessError, match="'c' is not on this model owner's list"):
         guarded.function("x", stranger)
-    assert opened().guarded(table)["Infer"].function("x", stranger) == "x"
+    assert opened().policy.guarded(table)["Infer"].function("x", stranger) == "x"
 
 
 def hosted(plan: Any) -> Any:
