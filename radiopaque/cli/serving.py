@@ -109,7 +109,7 @@ def _observe(
     where = {}
     if settings.metrics is not None:
         metrics = Metrics(identity, party.stock)
-        endpoint = Endpoint(metrics.registry, settings.metrics, settings.tls, own)
+        endpoint = Endpoint(metrics.registry, settings.metrics, identity)
         opened.callback(endpoint.close)
         observers.append(metrics)
         where["metrics"] = endpoint.address

@@ -9,23 +9,27 @@ from __future__ import annotations
 import ipaddress
 import ssl
 import threading
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6
-from typing import Final
-from urllib.error import URLError
-from urllib.request import urlopen
+from socket import AF_INET, AF_INET6, socket
+from typing import Any, Final
 
 from cryptography import x509
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from radiopaque.certificates import PeerIdentity, Role, peer_identity
+from radiopaque.certificates import Identity, PeerIdentity, Role, Watch, peer_identity
 from radiopaque.config import TlsConfig
 from radiopaque.errors import AuthenticationError, ConfigError, PeerUnavailableError, StoreError
 from radiopaque.telemetry import get_logger
+from radiopaque.transport.tls import client_context, server_context
 
 _SECONDS: Final = 10.0
 _LARGEST_ANSWER: Final = 1 << 24
+_MOST_READERS: Final = 16
+"""Connections at once; others are closed, so that strangers do not take up the party's threads."""
 
 _log = get_logger(__name__)
 
@@ -42,29 +46,22 @@ def is_loopback(address: str) -> bool:
 
 
 class Endpoint:
-    """Serves ``/metrics`` on ``listen`` (port 0: any free one) until it is closed."""
+    """Serves ``/metrics`` on ``listen`` (port 0: any free one) until it is closed.
 
-    def __init__(
-        self, registry: CollectorRegistry, listen: str, tls: TlsConfig, own: PeerIdentity
-    ) -> None:
-        self._admitted = None if is_loopback(listen) else own
-        handler = _handler(registry, self._admitted)
+    Off loopback with the certificate, authorities and revocation lists that the party's files hold
+    at each connection.
+    """
+
+    def __init__(self, registry: CollectorRegistry, listen: str, identity: Identity) -> None:
+        watch = None if is_loopback(listen) else Watch(identity)
         host, _, port = listen.rpartition(":")
         try:
-            self._server = _Http((host.strip("[]"), int(port)), handler)
+            self._server = _Http((host.strip("[]"), int(port)), _handler(registry, watch), watch)
         except OSError as error:
             raise ConfigError(
                 f"cannot serve metrics on {listen}: {error.strerror}; choose another address "
                 "for metrics"
             ) from error
-        if self._admitted is not None:
-            context = _context(ssl.PROTOCOL_TLS_SERVER, tls)
-            self._server.socket = context.wrap_socket(
-                # the handshake is the request thread's, so that nobody can hold up the others
-                self._server.socket,
-                server_side=True,
-                do_handshake_on_connect=False,
-            )
         self.address = f"{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="radiopaque-metrics", daemon=True
@@ -81,18 +78,30 @@ class Endpoint:
 def read_metrics(address: str, tls: TlsConfig, role: Role) -> str:
     """A party's metrics, as text, from its endpoint at ``host:port``.
 
-    Raises PeerUnavailableError where nothing of the kind answers.
+    Raises PeerUnavailableError where nothing of the kind answers; off loopback also what loading
+    the party's certificate raises, and AuthenticationError for an endpoint whose own was revoked.
     """
-    secure = not is_loopback(address)
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, tls) if secure else None
-    if context is not None:
-        # the authority's word that this is a server is enough: nothing secret is sent to it
-        context.check_hostname = False
-    url = f"{'https' if secure else 'http'}://{address}/metrics"
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    identity = None if is_loopback(address) else tls.load(role)
     try:
-        with urlopen(url, timeout=_SECONDS, context=context) as answer:  # noqa: S310 - from the config
-            return str(answer.read(_LARGEST_ANSWER).decode())
-    except (URLError, OSError, ValueError) as error:
+        connection = (
+            HTTPConnection(host, int(port), timeout=_SECONDS)
+            if identity is None
+            else HTTPSConnection(
+                host, int(port), timeout=_SECONDS, context=client_context(identity)
+            )
+        )
+        with closing(connection):
+            connection.connect()
+            if identity is not None and identity.revoked is not None:
+                identity.revoked.check(_presented(connection.sock), f"of the {role} at {address}")
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse()
+            if answer.status != HTTPStatus.OK:
+                raise HTTPException(f"HTTP {answer.status} {answer.reason}")
+            return answer.read(_LARGEST_ANSWER).decode()
+    except (HTTPException, OSError, ValueError) as error:
         raise PeerUnavailableError(
             f"no metrics of the {role} at {address}: {_reason(error)}; check that it is running, "
             "and `metrics` in its config"
@@ -100,24 +109,55 @@ def read_metrics(address: str, tls: TlsConfig, role: Role) -> str:
 
 
 def _reason(error: Exception) -> str:
-    inner = getattr(error, "reason", None)
-    return (isinstance(inner, OSError) and inner.strerror) or str(error)
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 4 * _MOST_READERS
 
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        handler: type[BaseHTTPRequestHandler],
+        watch: Watch | None,
+    ) -> None:
         self.address_family = AF_INET6 if ":" in address[0] else AF_INET
+        self._watch = watch
+        self._shown: tuple[Identity, ssl.SSLContext] | None = None
+        self._places = threading.Semaphore(_MOST_READERS)
         super().__init__(address, handler)
+
+    def get_request(self) -> tuple[socket, Any]:
+        connection, address = super().get_request()
+        if self._watch is None:
+            return connection, address
+        identity = self._watch.identity()
+        if self._shown is None or self._shown[0] is not identity:
+            self._shown = identity, server_context(identity)
+        # the handshake is the request thread's, so that nobody can hold up the others
+        secure = self._shown[1].wrap_socket(
+            connection, server_side=True, do_handshake_on_connect=False
+        )
+        return secure, address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         _log.debug("a request for metrics broke off")
 
 
-def _handler(
-    registry: CollectorRegistry, admitted: PeerIdentity | None
-) -> type[BaseHTTPRequestHandler]:
+def _handler(registry: CollectorRegistry, watch: Watch | None) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = _SECONDS
         server_version = "radiopaque"
@@ -130,8 +170,8 @@ def _handler(
             super().setup()
 
         def do_GET(self) -> None:
-            if admitted is not None and _presented(self.request) != admitted:
-                self.send_error(403, "this party's own role and name only")
+            if watch is not None and not _admitted(self.request, watch):
+                self.send_error(403, "this party's own role and name only, not revoked")
             elif self.path != "/metrics":
                 self.send_error(404)
             else:
@@ -156,19 +196,15 @@ def _handler(
     return Handler
 
 
-def _presented(connection: ssl.SSLSocket) -> PeerIdentity | None:
-    der = connection.getpeercert(binary_form=True)
+def _admitted(connection: ssl.SSLSocket, watch: Watch) -> bool:
+    own = watch.identity()
     try:
-        return peer_identity(x509.load_der_x509_certificate(der or b""))
+        certificate = _presented(connection)
+        watch.check(certificate, "of a reader of metrics")
+        return peer_identity(certificate) == PeerIdentity(own.role, own.name)
     except (AuthenticationError, ValueError):
-        return None
+        return False
 
 
-def _context(protocol: int, tls: TlsConfig) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(tls.certificate, tls.key)
-    context.load_verify_locations(tls.ca)
-    if protocol == ssl.PROTOCOL_TLS_SERVER:
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
+def _presented(connection: Any) -> x509.Certificate:
+    return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")

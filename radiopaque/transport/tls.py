@@ -29,8 +29,10 @@ import grpc  # noqa: E402 - the environment must be set first
 __all__ = [
     "accepts_tls12",
     "check_refuses_tls12",
+    "client_context",
     "client_credentials",
     "grpc",
+    "server_context",
     "server_credentials",
     "trusting_only",
 ]
@@ -121,9 +123,27 @@ def _reason(error: ssl.SSLError) -> str:
     return error.reason
 
 
-def _verifying(identity: Identity) -> ssl.SSLContext:
-    """A client's context that trusts what gRPC trusts: every certificate of the bundle."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def client_context(identity: Identity) -> ssl.SSLContext:
+    """For connections beside gRPC to a server of any name."""
+    context = _verifying(identity)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    _present(context, identity)
+    return context
+
+
+def server_context(identity: Identity) -> ssl.SSLContext:
+    """For ports beside gRPC: clients must show a certificate of a trusted authority."""
+    context = _verifying(identity, ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    _present(context, identity)
+    return context
+
+
+def _verifying(identity: Identity, protocol: int = ssl.PROTOCOL_TLS_CLIENT) -> ssl.SSLContext:
+    """A context that trusts what gRPC trusts: every certificate of the bundle."""
+    context = ssl.SSLContext(protocol)
     context.load_verify_locations(cadata=identity.authorities.decode("ascii"))
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context

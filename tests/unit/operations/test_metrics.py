@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import ssl
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from prometheus_client import CollectorRegistry, Gauge
 
-from radiopaque.certificates import CertificateFiles, Identity, PeerIdentity, Role, issue
+from radiopaque.certificates import (
+    CertificateFiles,
+    Identity,
+    PeerIdentity,
+    Role,
+    init_directory,
+    issue,
+    revoke,
+)
 from radiopaque.config import TlsConfig
-from radiopaque.errors import ConfigError, PeerUnavailableError, ResourceError, StoreError
+from radiopaque.errors import (
+    AuthenticationError,
+    ConfigError,
+    PeerUnavailableError,
+    ResourceError,
+    StoreError,
+)
 from radiopaque.ledger import State
-from radiopaque.operations.endpoint import Endpoint, is_loopback, read_metrics
+from radiopaque.operations.endpoint import _MOST_READERS, Endpoint, is_loopback, read_metrics
 from radiopaque.operations.metrics import Metrics
 from radiopaque.operations.snapshot import Method, parse
 from radiopaque.operations.stock import Stock
@@ -28,15 +45,19 @@ from radiopaque.wire.frames import Frame, Kind
 from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.parties import until
 from tests.unit.transport.calls import list_models, no_models
-from tests.unit.transport.conftest import Host
+from tests.unit.transport.conftest import Host, load
+from tests.unit.transport.test_grpc_rotation import serial
 
 CUT_OFF = r"(?i)certificate.required|remote end|reset|closed|EOF|broken pipe"
-OWNER = PeerIdentity(Role.MODEL_OWNER, "model-owner")
 
 
 def tls_of(files: CertificateFiles) -> TlsConfig:
     return TlsConfig.model_construct(
-        certificate=files.certificate, key=files.key, ca=files.ca, crl=None, accept_stale_crl=False
+        certificate=files.certificate,
+        key=files.key,
+        ca=files.ca,
+        crl=files.crl,
+        accept_stale_crl=False,
     )
 
 
@@ -59,11 +80,14 @@ def observed(identities: dict[Role, Identity], metrics: Metrics) -> Iterator[Any
 
 
 @pytest.fixture
-def serve(tls: TlsConfig) -> Iterator[Callable[..., Endpoint]]:
+def serve(identities: dict[Role, Identity]) -> Iterator[Callable[..., Endpoint]]:
     opened: list[Endpoint] = []
+    own = identities[Role.MODEL_OWNER]
 
-    def make(registry: CollectorRegistry, listen: str = "127.0.0.1:0") -> Endpoint:
-        opened.append(Endpoint(registry, listen, tls, OWNER))
+    def make(
+        registry: CollectorRegistry, listen: str = "127.0.0.1:0", identity: Identity = own
+    ) -> Endpoint:
+        opened.append(Endpoint(registry, listen, identity))
         return opened[-1]
 
     yield make
@@ -199,8 +223,7 @@ def test_off_loopback_only_the_party_itself_reads(
         issue(folder, Role.MODEL_OWNER, "other-vendor", output=tmp_path),
     ]
     for files in others:
-        with pytest.raises(PeerUnavailableError, match="403"):
-            read_metrics(address, tls_of(files), Role.MODEL_OWNER)
+        assert status(port, files) == 403
     with pytest.raises(OSError, match=CUT_OFF):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
     context = ssl.create_default_context(cafile=str(tls.ca))
@@ -212,6 +235,78 @@ def test_off_loopback_only_the_party_itself_reads(
     with pytest.raises(OSError, match=r"(?i)protocol|version"):
         urllib.request.urlopen(f"https://127.0.0.1:{port}/metrics", timeout=5, context=context)
     assert parse(read_metrics(address, tls, Role.MODEL_OWNER)).party
+
+
+def status(port: str, files: CertificateFiles) -> int:
+    """What somebody with that certificate is answered."""
+    context = ssl.create_default_context(cafile=str(files.ca))
+    context.check_hostname = False
+    context.load_cert_chain(files.certificate, files.key)
+    try:
+        url = f"https://127.0.0.1:{port}/metrics"
+        with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_off_loopback_a_revoked_certificate_reads_nothing_and_a_new_one_is_shown(
+    serve: Callable[..., Endpoint], tmp_path: Path
+) -> None:
+    """Without a restart; neither does a reader believe an endpoint whose certificate is revoked."""
+    authority, kept = tmp_path / "pki", tmp_path / "kept"
+    files = init_directory(authority)[Role.MODEL_OWNER]
+    crl = revoke(authority, issue(authority, Role.DATA_OWNER, "other").certificate)
+    files = replace(files, crl=crl)
+    endpoint = serve(a_registry(), "0.0.0.0:0", load(files, Role.MODEL_OWNER))
+    port = endpoint.address.rpartition(":")[2]
+    kept.mkdir()
+    assert endpoint_serial(port, files) == serial(files.certificate)
+    old = replace(files, certificate=kept / "old.crt", key=kept / "old.key")
+    for before, after in ((files.certificate, old.certificate), (files.key, old.key)):
+        before.rename(after)
+    issue(authority, Role.MODEL_OWNER, "model-owner")
+    assert status(port, old) == status(port, files) == 200
+    assert endpoint_serial(port, files) == serial(files.certificate)
+    revoke(authority, old.certificate)
+    assert (status(port, old), status(port, files)) == (403, 200)
+    assert parse(read_metrics(f"0.0.0.0:{port}", tls_of(files), Role.MODEL_OWNER)).party
+    stolen = serve(a_registry(), "0.0.0.0:0", load(replace(old, crl=None), Role.MODEL_OWNER))
+    with pytest.raises(AuthenticationError, match="was revoked"):
+        read_metrics(
+            f"0.0.0.0:{stolen.address.rpartition(':')[2]}", tls_of(files), Role.MODEL_OWNER
+        )
+
+
+def endpoint_serial(port: str, files: CertificateFiles) -> int:
+    """Of the certificate that a new connection is shown."""
+    context = ssl.create_default_context(cafile=str(files.ca))
+    context.check_hostname = False
+    with (
+        socket.create_connection(("127.0.0.1", int(port)), timeout=5) as connection,
+        context.wrap_socket(connection) as secure,
+    ):
+        der = secure.getpeercert(binary_form=True) or b""
+    return x509.load_der_x509_certificate(der).serial_number
+
+
+def test_silent_connections_take_no_more_than_their_places(
+    serve: Callable[..., Endpoint], tls: TlsConfig
+) -> None:
+    port = serve(a_registry(), "0.0.0.0:0").address.rpartition(":")[2]
+    before = threading.active_count()
+    strangers = [
+        socket.create_connection(("127.0.0.1", int(port)), timeout=5)
+        for _ in range(2 * _MOST_READERS)
+    ]
+    closed = [one for one in strangers[_MOST_READERS:] if not one.recv(1)]
+    assert len(closed) == _MOST_READERS
+    assert threading.active_count() <= before + _MOST_READERS
+    for stranger in strangers:
+        stranger.close()
+    until(lambda: threading.active_count() <= before)
+    assert parse(read_metrics(f"0.0.0.0:{port}", tls, Role.MODEL_OWNER)).party
 
 
 def test_other_paths_and_a_store_that_fails(
