@@ -30,8 +30,8 @@ from radiopaque.transport.observer import ABANDONED, OK, Observer
 from radiopaque.transport.status import abort, public_error
 from radiopaque.transport.tls import grpc
 
-# gRPC rounds a deadline up when it sends it.
-_DEADLINE_SLACK_SECONDS: Final = 60.0
+_ROUNDED: Final = 1.01
+"""gRPC sends a deadline in two or three digits, rounded up: 301 s for 300, 1,010 for 1,000.5."""
 _RETRY_SECONDS: Final = 1.0
 _PARTIES: Final = {service.full_name: role for role, service in SERVICES.items()}
 
@@ -190,7 +190,7 @@ class Guard:
             versions.check(caller, peer.role, self._party)
         remaining = self._context.time_remaining()
         longest = self._admission.deadline_seconds
-        if remaining is None or remaining > longest + _DEADLINE_SLACK_SECONDS:
+        if remaining is None or remaining > longest * _ROUNDED:
             raise MessageValueError(
                 f"{self._method} must be called with a deadline of at most {longest:g} s; "
                 "lower deadline_seconds in the caller's config"

@@ -6,13 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 
 from radiopaque import versions
 from radiopaque.certificates import Identity, Role, Watch
-from radiopaque.errors import ConnectionLostError, MessageSizeError, ResourceError
+from radiopaque.errors import (
+    ConnectionLostError,
+    MessageSizeError,
+    MessageValueError,
+    ResourceError,
+)
 from radiopaque.transport import grpc_server
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_client import SERVICES, Peer
@@ -93,6 +99,21 @@ def test_a_call_without_a_deadline_is_refused(make_host: Callable[..., Any]) -> 
     method = host.peer._connected(5.0).unary_unary(host.peer._path("ListModels"))
     with pytest.raises(grpc.RpcError, match="must be called with a deadline"):
         method(b"", metadata=versions.own())
+
+
+@pytest.mark.parametrize("longest", [10.0, 100.0, 299.5, 300.0, 1000.5, 3600.0, 100_001.0])
+def test_the_longest_deadline_is_accepted_and_not_more(
+    make_host: Callable[..., Any], longest: float
+) -> None:
+    """But for the hundredth by which gRPC may round it up."""
+    host = make_host(deadline_seconds=longest)
+    host.functions["ListModels"] = lambda *_: pb.ListModelsReply()
+    ask = partial(
+        host.peer.call, "ListModels", pb.ListModelsRequest(), pb.ListModelsReply, Counters()
+    )
+    ask(longest)
+    with pytest.raises(MessageValueError, match=f"at most {longest:g} s"):
+        ask(longest * 1.03)
 
 
 def test_abandoned_and_failed_calls_give_their_share_back(make_host: Callable[..., Any]) -> None:
