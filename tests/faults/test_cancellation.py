@@ -119,7 +119,16 @@ def test_a_clinic_cancels_before_start_and_after_ready(inside: Inside) -> None:
             hand.start().close(ConnectionLostError("enough"))
 
 
-def test_a_clinic_cancels_while_it_waits_for_its_turn(inside: Inside) -> None:
+def test_a_clinic_cancels_while_it_waits_for_its_turn(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot, waits = inside.hosting._slot, threading.Event()
+
+    def entered(*arguments: Any) -> Any:
+        waits.set()
+        return slot(*arguments)
+
+    monkeypatch.setattr(inside.hosting, "_slot", entered)
     taken = [inside.hosting._inferring.acquire(timeout=1) for _ in range(4)]
     assert all(taken)
     try:
@@ -128,7 +137,7 @@ def test_a_clinic_cancels_while_it_waits_for_its_turn(inside: Inside) -> None:
             threads = working()
             waiting = hand.owner.open("Infer", 20.0)
             waiting.send(Frame(hand.session, 0, Kind.START, 0, hand.mark.encode()))
-            until(lambda: bool(inside.owner.server._admission._under_way))
+            assert waits.wait(10)
             waiting.close(ConnectionLostError("enough"))
             under_way = inside.owner.server._admission._under_way
             until(lambda: not under_way and working() <= threads, FREED_SECONDS)
