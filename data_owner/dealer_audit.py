@@ -116,8 +116,8 @@ def audit(
     return Audited(len(stock), opened, refused)
 
 
-def open_session(channel: Channel, ledger: Ledger, session: bytes) -> None:
-    """Reveal key_D of a session that can never start, and wait for the vendor's verdict.
+def open_session(channel: Channel, ledger: Ledger, session: bytes, state: State) -> None:
+    """Reveal key_D of a session in a ``state`` of waiting, and wait for the vendor's verdict.
 
     1. Both ledgers have it as used, durably, this one last. 2. The key leaves, which is in no
     ledger any more. 3. The vendor answers.
@@ -128,6 +128,6 @@ def open_session(channel: Channel, ledger: Ledger, session: bytes) -> None:
     """
     link = Link(channel, session)
     seen = begin(link, ledger, session)
-    entry = ledger.advance(session, State.BOUND, State.OPENED, seen=seen)
+    entry = ledger.advance(session, state, State.OPENED, seen=seen)
     link.send(0, Kind.KEY, 0, (entry.secret or b"")[:KEY_BYTES])
     link.receive(0, Kind.VERDICT, 0, 0)

@@ -1,10 +1,10 @@
 """Preparing sessions and running them: the clinic's part of the protocol over the network.
 
-Life of a session here: FRESH (key_D drawn) -> BOUND (to the digest of plan, artefact and F; durable
-before the offline message leaves, which is sent once) -> STARTED (durable, key erased from disk,
-before the masked image leaves) -> BURNT. Whatever interrupts a started session burns it; images are
-retried on fresh material only. A session that the vendor could not be asked for stays BOUND. An
-audit of the crypto provider takes sessions by way of OPENED instead of STARTED, without an image.
+Life of a session here: FRESH (key_D drawn) -> BOUND (in stock, to the digest of plan, artefact and
+F, when the vendor has all of it) -> STARTED (durable, key erased from disk, before the masked image
+leaves) -> BURNT. Whatever interrupts a fresh or a started session burns it; images are retried on
+fresh material only. An audit of the crypto provider takes sessions by way of OPENED, without an
+image: from the stock, or before they get there.
 
 Threads may share a clinic's sessions: each session is in the hands of one of them at a time.
 """
@@ -29,7 +29,7 @@ from data_owner.starting import RefusedError, begin
 from radiopaque.audit import AuditLog
 from radiopaque.audit.log import Event
 from radiopaque.engine.data_owner import SessionKey
-from radiopaque.errors import ProtocolError, SessionStateError, TransportError
+from radiopaque.errors import ProtocolError, SessionStateError
 from radiopaque.ledger import DATA_OWNER, Ledger, Mark, Seen, State
 from radiopaque.prg import SecretKey, new_id
 from radiopaque.telemetry import traces
@@ -129,12 +129,7 @@ class Sessions:
         """
         session = self._hold(new_id())
         try:
-            prepared = self._prepare(model, session)
-            if not drawn(audit_share):
-                return prepared
-            with self._whole_stock(model) as others:
-                audited = self._audited(model, [*others, session], [session])
-            return replace(prepared, opened=audited.opened > 0)
+            return self._make(model, session, audit_share)
         finally:
             self._release(session)
 
@@ -163,7 +158,7 @@ class Sessions:
                 preparing()
                 session = self._hold(new_id())
                 reserved.append(Reserved(session))
-                reserved[-1] = Reserved(session, self._prepare(model, session))
+                reserved[-1] = Reserved(session, self._make(model, session))
             yield reserved
         finally:
             for item in reserved:
@@ -209,17 +204,19 @@ class Sessions:
         stock, and TransportError, which ends the audit.
         """
         with self._whole_stock(model) as stock:
-            return self._audited(model, stock, chosen(stock, share))
+            return self._audited(model, stock, chosen(stock, share), State.BOUND)
 
-    def _audited(self, model: LocalModel, stock: list[bytes], picked: list[bytes]) -> Audited:
-        return audit(stock, picked, lambda one: self._open(model, one), self._ledger.burn)
+    def _audited(
+        self, model: LocalModel, stock: list[bytes], picked: list[bytes], state: State
+    ) -> Audited:
+        return audit(stock, picked, lambda one: self._open(model, one, state), self._ledger.burn)
 
-    def _open(self, model: LocalModel, session: bytes) -> None:
-        """One session for the audit; gone when this returns, unless the vendor was not reached."""
+    def _open(self, model: LocalModel, session: bytes, state: State) -> None:
+        """One session for the audit; gone then, unless it was in stock and the vendor away."""
         with self._audit.attempt("Audit", **self._about(model, session)) as ended:
             channel = self._model_owner.open("Audit", self._deadline)
             try:
-                open_session(channel, self._ledger, session)
+                open_session(channel, self._ledger, session, state)
             finally:
                 try:
                     self._burn_unless_bound(session)
@@ -237,20 +234,14 @@ class Sessions:
             session=session.hex()[:8],
         )
 
-    def _prepare(self, model: LocalModel, session: bytes) -> Prepared:
-        with self._audit.attempt("Prepare", **self._about(model, session)) as ended:
-            with _traced("prepare", model, session):
-                prepared = self._prepare_both(model, session)
-            ended["sent_bytes"] = prepared.bytes["data_owner_to_model_owner"]
-            ended["received_bytes"] = prepared.bytes["model_owner_to_data_owner"]
-            return prepared
+    def _make(self, model: LocalModel, session: bytes, audit_share: float = 0.0) -> Prepared:
+        """A session that ends in stock, or opened where it is drawn.
 
-    def _prepare_both(self, model: LocalModel, session: bytes) -> Prepared:
-        """At the crypto provider and at the vendor."""
-        started = time.perf_counter()
+        Nothing else than getting to the end puts it in stock: neither a crypto provider that stalls
+        nor a process that is killed can take it past the draw.
+        """
         artefact = model.offer.id
         key = SessionKey(artefact, session, SecretKey.generate())
-        dealer, vendor = Counters(), Counters()
         self._ledger.create(
             session,
             artefact=artefact.artefact,
@@ -258,30 +249,45 @@ class Sessions:
             secret=key.key_d.reveal(),
         )
         try:
-            self._reserve(key, dealer)
-            offline = model.engine.prepare(key)
-            secret = key.key_d.reveal() + offline.kept
+            prepared, kept = self._prepare(model, key)
+            if drawn(audit_share):
+                with self._whole_stock(model) as others:
+                    audited = self._audited(model, [*others, session], [session], State.FRESH)
+                return replace(prepared, opened=audited.opened > 0)
+            secret = key.key_d.reveal() + kept
             self._ledger.advance(
                 session, State.FRESH, State.BOUND, binding=model.binding, secret=secret
             )
-            reply = self._model_owner.upload(
-                "Prepare",
-                _requests(model, session, offline),
-                pb.PrepareReply,
-                vendor,
-                self._deadline,
-            )
-        except TransportError:
-            # The vendor may hold all of it: starting it later either works or is refused.
-            self._burn_unless_bound(session)
-            raise
+            return prepared
         except BaseException:
             self._ledger.burn(session)
             raise
         finally:
             key.key_d.erase()
-        return Prepared(
-            session,
+
+    def _prepare(self, model: LocalModel, key: SessionKey) -> tuple[Prepared, bytes]:
+        """At the crypto provider and at the vendor; and what to keep beside key_D."""
+        with self._audit.attempt("Prepare", **self._about(model, key.session)) as ended:
+            with _traced("prepare", model, key.session):
+                prepared, kept = self._prepare_both(model, key)
+            ended["sent_bytes"] = prepared.bytes["data_owner_to_model_owner"]
+            ended["received_bytes"] = prepared.bytes["model_owner_to_data_owner"]
+            return prepared, kept
+
+    def _prepare_both(self, model: LocalModel, key: SessionKey) -> tuple[Prepared, bytes]:
+        started = time.perf_counter()
+        dealer, vendor = Counters(), Counters()
+        self._reserve(key, dealer)
+        offline = model.engine.prepare(key)
+        reply = self._model_owner.upload(
+            "Prepare",
+            _requests(model, key.session, offline),
+            pb.PrepareReply,
+            vendor,
+            self._deadline,
+        )
+        prepared = Prepared(
+            key.session,
             time.perf_counter() - started,
             {
                 "crypto_provider_to_model_owner": reply.crypto_provider_to_model_owner_bytes,
@@ -292,6 +298,7 @@ class Sessions:
                 "model_owner_to_data_owner": vendor.received_bytes,
             },
         )
+        return prepared, offline.kept
 
     def _run(self, model: LocalModel, session: bytes, images: NDArray[np.floating]) -> Answer:
         with model.engine.open(self._deadline, self._window_bytes) as opened:

@@ -67,9 +67,10 @@ DATA_OWNER: Final = Transitions(
     State.FRESH,
     MappingProxyType(
         {
-            (State.FRESH, State.BOUND): _KEEPS,  # before the offline message leaves
+            (State.FRESH, State.BOUND): _KEEPS,  # when the vendor has the session
             (State.BOUND, State.STARTED): _ERASES,  # before the masked image leaves
             (State.BOUND, State.OPENED): _ERASES,  # before key_D leaves, for the dealer audit
+            (State.FRESH, State.OPENED): _ERASES,  # the same, of one that is drawn at once
         }
     ),
     frozenset({State.FRESH, State.STARTED, State.OPENED}),

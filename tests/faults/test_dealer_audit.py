@@ -26,7 +26,7 @@ from radiopaque.errors import (
     SessionStateError,
     UnknownSessionError,
 )
-from radiopaque.ledger import MARK_BYTES, Mark
+from radiopaque.ledger import MARK_BYTES, Mark, State
 from radiopaque.prg import SecretKey, new_id
 from radiopaque.transport.grpc_client import GrpcChannel
 from radiopaque.transport.grpc_server import Call
@@ -244,7 +244,7 @@ def test_a_clinic_opens_no_session_that_has_met_an_image(inside: Inside) -> None
         used = client.infer_tensor(inside.networks["it"].images()).session
         inside.lies["Audit"] = always_ready
         with pytest.raises(SessionStateError, match="is BURNT at the data owner, not BOUND"):
-            client._sessions._open(client.model(), used)
+            client._sessions._open(client.model(), used, State.BOUND)
     assert [frame.kind for frame in received] == [Kind.START]
 
 

@@ -61,6 +61,39 @@ def test_a_clinic_that_dies_between_marking_and_sending(inside: Inside) -> None:
         assert client.infer_tensor(inside.networks["it"].images()).session != opened
 
 
+DIES_BEFORE_IT_IS_STOCK = """
+import os, signal, sys
+from data_owner import Client, sessions
+from radiopaque.transport.grpc_client import GrpcChannel
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
+
+if sys.argv[2] == "draw":
+    sessions.drawn = die
+else:
+    GrpcChannel.send = die
+with Client.from_config(sys.argv[1]) as client:
+    client.prepare()
+"""
+
+
+@pytest.mark.parametrize("moment", ["draw", "audit"])
+def test_a_clinic_that_dies_at_the_draw(inside: Inside, moment: str) -> None:
+    """It leaves no session that was not drawn for, nor one that was drawn and not opened."""
+    config = inside.clinic()
+    config.write_text(f"audit_share = 1.0\n{config.read_text()}")
+    words = [sys.executable, "-c", DIES_BEFORE_IT_IS_STOCK, str(config), moment]
+    died = subprocess.run(words, timeout=60, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert list(states(inside).values()) == [("FRESH", True)]
+    assert list(inside.owner.sessions().values()) == [("READY", True)]
+    with Client.from_config(config) as client:
+        assert client.stock() == 0
+        assert list(states(inside).values()) == [BURNT]
+
+
 def test_a_model_owner_that_dies_before_the_key_comes(serving: Deployment, hand: Hand) -> None:
     channel = opening(hand.prepare())
     serving.owner.kill()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data_owner import Client, sessions
-from radiopaque.errors import DealerError
+from radiopaque.errors import ConnectionLostError, DealerError, ResourceError
+from radiopaque.transport.grpc_client import GrpcChannel, Peer
+from radiopaque.wire.frames import Frame
 from tests.e2e.networks import lungs
 from tests.e2e.parties import radiopaque
 from tests.faults.inside import Inside
@@ -55,10 +58,67 @@ def test_what_is_drawn_is_opened_when_it_was_dealt_and_nothing_else(
         assert (np.abs(client.infer_tensor(images).outputs - value) <= bound).all()
 
 
+def test_what_is_drawn_is_marked_at_both_before_its_key_leaves(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, object] = {}
+    send = GrpcChannel.send
+
+    def sending(channel: GrpcChannel, frame: Frame) -> None:
+        at_owner = inside.owner.sessions()[frame.session]
+        found[frame.kind.name] = states(inside)[frame.session], at_owner, client.stock()
+        send(channel, frame)
+
+    monkeypatch.setattr(GrpcChannel, "send", sending)
+    with Client.from_config(sharing(inside, 1)) as client:
+        client.prepare()
+    assert found == {
+        "START": (("FRESH", True), ("READY", True), 0),
+        "KEY": (("OPENED", False), ("OPENED", False), 0),
+    }
+
+
 def test_without_a_share_nothing_is_opened(inside: Inside) -> None:
     with Client.from_config(inside.clinic()) as client:
         assert not any(item.opened for item in client.prepare(3))
         assert client.stock() == 3
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_preparation_that_breaks_off_puts_nothing_in_stock(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """A crypto provider that stalls until the deadline decides when it does, and what it dealt."""
+    upload = Peer.upload
+
+    def losing(*arguments: Any) -> Any:
+        upload(*arguments)
+        raise ConnectionLostError("the reply was lost")
+
+    with Client.from_config(sharing(inside, share)) as client:
+        client.model()
+        monkeypatch.setattr(Peer, "upload", losing)
+        for attempt in (
+            client.prepare,
+            lambda: client.infer_tensor(inside.networks["it"].images()),
+        ):
+            with pytest.raises(ConnectionLostError):
+                attempt()
+            assert client.stock() == 0
+        assert list(states(inside).values()) == [BURNT, BURNT]
+        assert list(inside.owner.sessions().values()) == [("READY", True)] * 2
+
+
+def test_what_is_drawn_and_cannot_be_opened_is_gone(inside: Inside) -> None:
+    def busy(*_: object) -> None:
+        raise ResourceError("4 inferences are under way", retry_seconds=1)
+
+    inside.lies["Audit"] = busy
+    with Client.from_config(sharing(inside, 1)) as client:
+        with pytest.raises(ResourceError):
+            client.prepare()
+        assert client.stock() == 0
+        assert list(states(inside).values()) == [BURNT]
 
 
 def test_the_command_says_what_was_opened(inside: Inside) -> None:

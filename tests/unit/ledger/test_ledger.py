@@ -34,11 +34,17 @@ ALL = (DATA_OWNER, MODEL_OWNER, CRYPTO_PROVIDER)
 
 # The life of a session as the protocol states it, written down a second time.
 STEPS = {
-    "data owner": {("FRESH", "BOUND"), ("BOUND", "STARTED"), ("BOUND", "OPENED")},
+    "data owner": {
+        ("FRESH", "BOUND"),
+        ("FRESH", "OPENED"),
+        ("BOUND", "STARTED"),
+        ("BOUND", "OPENED"),
+    },
     "model owner": {("PREPARING", "READY"), ("READY", "STARTED"), ("READY", "OPENED")},
     "crypto provider": {("RESERVED", "DEALT")},
 }
 ERASING = {
+    ("FRESH", "OPENED"),
     ("BOUND", "STARTED"),
     ("BOUND", "OPENED"),
     ("READY", "STARTED"),
