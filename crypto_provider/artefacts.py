@@ -25,6 +25,7 @@ from radiopaque.prg import SecretKey
 
 _MAGIC = b"RPQART01"
 _DIGEST_BYTES = 32
+_SUFFIX = ".artefact"
 _FIXED_BYTES = len(_MAGIC) + 32 + 32 + 2
 
 
@@ -73,7 +74,7 @@ class Artefacts:
                         "compile the model again to get a fresh one"
                     )
                 return
-            if sum(1 for _ in self._directory.iterdir()) >= self._most:
+            if sum(1 for _ in self._directory.glob(f"*{_SUFFIX}")) >= self._most:
                 raise ResourceError(
                     f"this crypto provider holds its limit of {self._most} models; remove old ones"
                 )
@@ -121,7 +122,7 @@ class Artefacts:
         return maps
 
     def _path(self, artefact: bytes) -> Path:
-        return self._directory / f"{artefact.hex()}.artefact"
+        return self._directory / f"{artefact.hex()}{_SUFFIX}"
 
     def _find(self, artefact: bytes) -> Registered | None:
         if artefact not in self._known:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from radiopaque.errors import StoreError
 
 PRIVATE_FILE_MODE = 0o600
 PRIVATE_DIRECTORY_MODE = 0o700
 _BEGINS_BYTES = 20
+_TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}", re.DOTALL)
+"""What :func:`write_atomically` writes to; a process that is killed meanwhile leaves it."""
 
 
 def write_atomically(path: Path, data: bytes, mode: int = PRIVATE_FILE_MODE) -> None:
@@ -25,10 +30,13 @@ def write_atomically(path: Path, data: bytes, mode: int = PRIVATE_FILE_MODE) -> 
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
+                # where locks are not to be had, nothing is taken for a leftover either
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
                 file.write(data)
                 file.flush()
                 os.fsync(descriptor)
-            temporary.replace(path)
+                temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -55,13 +63,43 @@ def open_locked(path: Path) -> int:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except OSError as error:
         try:
             raise InUseError(os.read(descriptor, _BEGINS_BYTES)) from error
         finally:
             os.close(descriptor)
     return descriptor
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove from a folder what processes that were killed had begun to write.
+
+    What another process is writing now is locked, and stays. Raises StoreError.
+    """
+    try:
+        for path in directory.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                _remove_leftover(path)
+    except OSError as error:
+        raise StoreError(f"cannot clear {directory}: {error.strerror}") from error
+
+
+def _remove_leftover(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            with suppress(BlockingIOError):
+                _lock(descriptor)
+                # whoever has just made it has not locked it yet, nor written anything
+                if os.fstat(descriptor).st_size:
+                    path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def sync_directory(path: Path) -> None:
@@ -76,13 +114,15 @@ def sync_directory(path: Path) -> None:
 def make_private_directory(path: Path) -> None:
     """Create a folder for secrets, or check that an existing one is this user's and closed.
 
-    Raises StoreError when it cannot be created, or others may look into it.
+    What a killed process had begun to write there is removed. Raises StoreError when it cannot be
+    created, or others may look into it.
     """
     try:
         path.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot create the folder {path}: {error.strerror}") from error
     check_private(path)
+    remove_leftovers(path)
 
 
 def open_store(path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from radiopaque.engine.artefact import ArtefactId, ArtefactKey
 from radiopaque.errors import PlanDigestError, PlanError, WeightsFileError
-from radiopaque.files import check_private, write_atomically
+from radiopaque.files import check_private, remove_leftovers, write_atomically
 from radiopaque.graph.plan import Plan, Shape, plan_digest
 from radiopaque.graph.weights import Weights
 from radiopaque.prg import ID_BYTES, KEY_BYTES, SecretKey
@@ -48,6 +48,7 @@ def write_compiled(directory: Path, plan: Plan, weights: Weights) -> CompiledMod
     encoded = encode_plan(plan)
     key = ArtefactKey.generate(plan_digest(encoded))
     directory.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(directory)
     write_atomically(directory / WEIGHTS_FILE, _encode(plan, weights, key))
     write_atomically(directory / PLAN_FILE, encoded, mode=0o644)
     return CompiledModel(plan, encoded, weights, key)

@@ -21,7 +21,7 @@ from radiopaque.engine.artefact import ArtefactId, ArtefactKey
 from radiopaque.engine.crypten.encoding import decode_plan, encode_plan
 from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.weights_file import PLAN_FILE, WEIGHTS_FILE, read_folder
-from radiopaque.files import write_atomically
+from radiopaque.files import remove_leftovers, write_atomically
 from radiopaque.graph.plan import plan_digest
 from radiopaque.prg import ID_BYTES, KEY_BYTES, SecretKey, new_id
 
@@ -66,6 +66,7 @@ def write_compiled(
         )
     )
     directory.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(directory)
     write_atomically(directory / WEIGHTS_FILE, body + hashlib.sha256(body).digest())
     write_atomically(directory / PLAN_FILE, encoded, mode=0o644)
     return StoredCrypten(plan, encoded, arrays, artefact)

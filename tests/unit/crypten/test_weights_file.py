@@ -32,6 +32,13 @@ def test_every_compilation_is_another_artefact(stored: StoredCrypten, tmp_path: 
     assert write_compiled(tmp_path, PLAN, CONSTANTS).id != stored.id
 
 
+def test_what_a_killed_compilation_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / f".weights.bin.{bytes(8).hex()}"
+    left.write_bytes(b"weights")
+    write_compiled(tmp_path, PLAN, CONSTANTS)
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("at", [0, 20, 45, 60, -1])
 def test_damage_is_found(stored: StoredCrypten, tmp_path: Path, at: int) -> None:
     path = tmp_path / "weights.bin"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +107,51 @@ def test_another_users_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         os.chown(store, 12345, -1)
     with pytest.raises(StoreError, match="belongs to the user"):
         open_store(store)
+
+
+_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from radiopaque.files import write_atomically
+
+def interrupted(descriptor):
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("writing", flush=True)
+    sys.stdin.readline()
+
+os.fsync = interrupted
+write_atomically(Path(sys.argv[1]), b"a key")
+"""
+
+
+def _writer(path: Path, how: str) -> subprocess.Popen[bytes]:
+    """Another process that is interrupted when all is written but the name."""
+    command = (sys.executable, "-c", _WRITER, str(path), how)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path: Path) -> None:
+    make_private_directory(tmp_path / "store")
+    with _writer(tmp_path / "store" / "key", "killed") as writer:
+        assert writer.wait() == -signal.SIGKILL
+    (left,) = (tmp_path / "store").iterdir()
+    assert left.read_bytes() == b"a key"
+    mine = tmp_path / "store" / ".key"
+    mine.write_bytes(b"of somebody else")
+    make_private_directory(tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == [mine]
+
+
+def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
+    make_private_directory(tmp_path / "store")
+    # of a process that has not come to lock it
+    made = tmp_path / "store" / f".key.{bytes(8).hex()}"
+    made.touch(mode=0o600)
+    with _writer(tmp_path / "store" / "key", "alive") as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"writing\n"
+        make_private_directory(tmp_path / "store")
+        writer.communicate(b"\n")
+    assert writer.returncode == 0
+    assert {path.name for path in (tmp_path / "store").iterdir()} == {"key", made.name}
