@@ -8,6 +8,7 @@ made from it, so one that was not written before a crash is written by the next 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,6 +25,7 @@ from radiopaque.files import PRIVATE_FILE_MODE, sync_directory
 
 FILE = "journal.jsonl"
 _CHUNK_BYTES = 1 << 20
+_CLOSED = -1
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ class Journal:
             raise
 
     def close(self) -> None:
-        os.close(self._file)
+        """Let another process have it. Closing again does nothing."""
+        if self._file != _CLOSED:
+            os.close(self._file)
+        self._file = _CLOSED
 
     def __enter__(self) -> Journal:
         return self
@@ -84,7 +89,12 @@ class Journal:
         return self._done.get(_key(image, artefact))
 
     def add(self, image: Image, artefact: bytes, result: Result) -> None:
-        """Keep a result, durably."""
+        """Keep a result, durably. Raises StoreError, then and from then on, where that fails."""
+        if self._file == _CLOSED:
+            raise StoreError(
+                f"the journal {self._path} cannot be written any more; submit again, and what is "
+                "missing is done"
+            )
         answer = result.answer
         made = answer.prepared
         line = {
@@ -104,12 +114,13 @@ class Journal:
         try:
             # A file name that is not UTF-8 has lone surrogates, which JSON writes as escapes.
             data = (json.dumps(line, allow_nan=False) + "\n").encode("ascii")
-            written = os.write(self._file, data)
+            if os.write(self._file, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file)
         except OSError as error:
+            # a part of the line may be there: whoever opens the journal next cuts it off
+            self.close()
             raise self._failure(error) from error
-        if written != len(data):
-            raise StoreError(f"the journal {self._path} could not be written; free some disk space")
         self._done[_key(image, artefact)] = _result(line)
 
     def _read(self) -> dict[tuple[str, str, str], Result]:
@@ -142,7 +153,7 @@ class Journal:
     def _failure(self, error: OSError) -> StoreError:
         return StoreError(
             f"cannot use the journal {self._path}: {error.strerror}; check the folder, its rights "
-            "and free space"
+            "and its free space"
         )
 
 

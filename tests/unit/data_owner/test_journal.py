@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,15 @@ def image(tmp_path: Path) -> Image:
     file = tmp_path / "chest \udcff.png"
     file.write_bytes(b"pixels")
     return Image.of(file)
+
+
+@contextmanager
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It takes nine bytes of a line."""
+    write = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda file, data: write(file, data[:9]))
+        yield
 
 
 @pytest.mark.parametrize("answer", [ANSWER, MADE])
@@ -96,12 +107,30 @@ def test_a_line_is_on_the_disk_before_a_result_counts(
             with pytest.raises(StoreError, match="the disk is broken"):
                 journal.add(image, ARTEFACT, Result(ANSWER, 0, WHEN))
         assert journal.find(image, ARTEFACT) is None
-        write = os.write
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "write", lambda file, data: write(file, data[:9]))
-            with pytest.raises(StoreError, match="free some disk space"):
-                journal.add(image, ARTEFACT, Result(ANSWER, 0, WHEN))
+    path.unlink()
+    with Journal(path) as journal:
+        with full_disk(monkeypatch), pytest.raises(StoreError, match="No space left on device"):
+            journal.add(image, ARTEFACT, Result(ANSWER, 0, WHEN))
         assert journal.find(image, ARTEFACT) is None
+
+
+def test_a_journal_that_could_not_be_written_takes_no_further_line(
+    path: Path, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would stand behind a part of the last, and the next run would refuse all of it."""
+    first, second, third = (replace(image, digest=f"{n:02}") for n in range(3))
+    with Journal(path) as journal:
+        journal.add(first, ARTEFACT, Result(ANSWER, 0, WHEN))
+        with full_disk(monkeypatch), pytest.raises(StoreError):
+            journal.add(second, ARTEFACT, Result(ANSWER, 0, WHEN))
+        with pytest.raises(StoreError, match="cannot be written any more; submit again"):
+            journal.add(third, ARTEFACT, Result(ANSWER, 0, WHEN))
+        assert journal.find(third, ARTEFACT) is None
+    with Journal(path) as journal:
+        assert journal.find(first, ARTEFACT) is not None
+        assert journal.find(second, ARTEFACT) is None
+        journal.add(second, ARTEFACT, Result(ANSWER, 0, WHEN))
+    assert len([json.loads(line) for line in path.read_bytes().splitlines()]) == 2
 
 
 @pytest.mark.parametrize("bad", [b"{}", b"[]", b"nonsense", b'{"sha256": 1}', b"\xff\xfe"])
