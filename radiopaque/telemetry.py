@@ -27,6 +27,8 @@ from radiopaque.errors import RadiopaqueError
 
 _FIELDS_ATTRIBUTE: Final = "radiopaque_fields"
 _REDACTED: Final = "<redacted>"
+_MAX_TEXT: Final = 2000
+"""Characters of a field: errors may quote what a peer sent."""
 
 
 class Fields(TypedDict, total=False):
@@ -67,7 +69,9 @@ def render(name: str, value: object) -> object:
         return value[:4].hex()
     if expected is float and isinstance(value, int | float):
         return round(float(value), 6)
-    if expected in (int, str) and isinstance(value, expected):
+    if expected is str and isinstance(value, str):
+        return value[:_MAX_TEXT]
+    if expected is int and isinstance(value, int):
         return value
     return _REDACTED
 

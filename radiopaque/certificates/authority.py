@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ _CLOCK_SKEW: Final = timedelta(minutes=5)
 _PUBLIC_FILE_MODE: Final = 0o644
 _CA_NAME: Final = "ca"
 DEFAULT_HOSTS: Final = ("localhost", "127.0.0.1")
+_LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+# a name that ends in digits alone is an address that is mistyped
+_HOST: Final = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,9 +259,9 @@ def _key_usage(*, authority: bool) -> x509.KeyUsage:
 
 def _alternative_names(role: Role, hosts: Sequence[str]) -> x509.SubjectAlternativeName:
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(role.uri)]
+    checked = [_host_name(host) for host in hosts]
     if role.serves:
-        names.append(x509.DNSName(role.server_name))
-        names.extend(_host_name(host) for host in hosts)
+        names += [x509.DNSName(role.server_name), *checked]
     return x509.SubjectAlternativeName(names)
 
 
@@ -266,10 +270,12 @@ def _host_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(host)
-    except ValueError as error:
-        raise ConfigError(f"host {host!r} is neither an address nor an ASCII DNS name") from error
+    if not _HOST.fullmatch(host):
+        raise ConfigError(
+            f"host {host!r} is neither an address nor an ASCII DNS name; give one like "
+            "vendor.example, without a scheme or a port"
+        )
+    return x509.DNSName(host)
 
 
 def _files(directory: Path, name: str) -> CertificateFiles:

@@ -22,6 +22,8 @@ from radiopaque.errors import AuthenticationError, ConfigError, RoleError
 _ROLE_URI_PREFIX: Final = "urn:radiopaque:role:"
 _MAX_FILE_BYTES: Final = 1 << 20
 _MAX_CRL_BYTES: Final = 1 << 26
+_MAX_NAME: Final = 64
+"""Characters of a common name, by RFC 5280."""
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 """Of each file of a party, what changes when it is written or replaced; None: not there."""
@@ -126,9 +128,10 @@ def peer_identity(certificate: x509.Certificate) -> PeerIdentity:
             f"{', '.join(sorted(known))} behind it"
         )
     name = str(common_names[0].value)
-    if not name.isprintable():
+    if len(name) > _MAX_NAME or not name.isprintable():
         raise AuthenticationError(
-            f"the common name {name!r} of the certificate holds control characters; issue another"
+            f"the common name {name[:_MAX_NAME]!r} of the certificate holds control characters or "
+            f"has over {_MAX_NAME}; issue another"
         )
     return PeerIdentity(Role(stated[0]), name)
 

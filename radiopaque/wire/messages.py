@@ -7,7 +7,8 @@ passes unnoticed, and the bytes that are counted are the bytes that were sent.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterator, MutableSequence
+from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -17,6 +18,9 @@ from radiopaque.wire.frames import MAX_MESSAGE_BYTES, Frame, Kind
 from radiopaque.wire.v1 import services_pb2 as pb
 
 MessageType = TypeVar("MessageType", bound=Message)
+
+MAX_NAME: Final = 1000
+"""Characters of each text in a message, as in a plan; they are names and versions of models."""
 
 
 def decode(message_type: type[MessageType], data: bytes) -> MessageType:
@@ -37,7 +41,21 @@ def decode(message_type: type[MessageType], data: bytes) -> MessageType:
             f"{name} of {len(data)} bytes has fields unknown to this version, repeated ones, or "
             "fields in another order; do both parties run the same version?"
         )
+    for text in _texts(message):
+        if len(text) > MAX_NAME:
+            raise MessageSizeError(
+                f"a text in {name} has {len(text)} characters, {MAX_NAME} are the most"
+            )
     return message
+
+
+def _texts(message: Message) -> Iterator[str]:
+    for _, value in message.ListFields():
+        for part in value if isinstance(value, MutableSequence) else (value,):
+            if isinstance(part, str):
+                yield part
+            elif isinstance(part, Message):
+                yield from _texts(part)
 
 
 def encode(message: Message) -> bytes:

@@ -23,6 +23,7 @@ from radiopaque.certificates import (
     issue,
     load_identity,
     peer_identity,
+    request,
 )
 from radiopaque.errors import AuthenticationError, ConfigError, RoleError, StoreError
 
@@ -158,6 +159,35 @@ def test_bad_host(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="klinik-münchen"):
         init_directory(tmp_path / "certs", ["klinik-münchen.example"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "not a host",
+        "",
+        "vendor.example:7302",
+        "https://vendor.example",
+        "192.168.1",
+        "192.168.1.256",
+        "vendor..example",
+        "vendor.example.",
+        "-vendor.example",
+        "a.*.example",
+        "vendor.example\n",
+        "x" * 64,
+    ],
+)
+@pytest.mark.parametrize("role", Role)
+def test_what_is_no_host(tmp_path: Path, role: Role, host: str) -> None:
+    with pytest.raises(ConfigError, match="neither an address nor an ASCII DNS name"):
+        request(tmp_path, role, "someone", [host])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["vendor", "model_owner", "7.vendor.example", "*.example", "::1"])
+def test_what_is_a_host(tmp_path: Path, host: str) -> None:
+    request(tmp_path, Role.MODEL_OWNER, "someone", [host])
 
 
 def test_issue_for_another_clinic(directory: Path, tmp_path: Path) -> None:

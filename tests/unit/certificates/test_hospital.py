@@ -126,8 +126,13 @@ def test_a_certificate_of_the_hospitals_authority_loads(party: Party) -> None:
     assert identity.authorities.count(b"BEGIN CERTIFICATE") == 2
 
 
-def test_a_name_that_steers_a_terminal_is_no_name(party: Party, issuing: Authority) -> None:
-    odd = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "ward\x1b[2J")])
+@pytest.mark.filterwarnings("ignore:Attribute's length")
+@pytest.mark.parametrize("name", ["ward\x1b[2J", "w" * 65])
+def test_a_name_that_steers_a_terminal_or_is_too_long_is_no_name(
+    party: Party, issuing: Authority, name: str
+) -> None:
+    common_name = x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name, _validate=False)
+    odd = x509.Name([common_name])
     csr = x509.load_pem_x509_csr((party.folder / "ward-7.csr").read_bytes())
     certificate = (
         x509.CertificateBuilder(odd, odd, csr.public_key(), 1)
@@ -141,7 +146,7 @@ def test_a_name_that_steers_a_terminal_is_no_name(party: Party, issuing: Authori
         )
         .sign(issuing.key, x509.base.hashes.SHA256())  # type: ignore[attr-defined]
     )
-    with pytest.raises(AuthenticationError, match="control characters"):
+    with pytest.raises(AuthenticationError, match="control characters or has over 64"):
         peer_identity(certificate)
 
 

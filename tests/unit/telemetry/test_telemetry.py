@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from radiopaque import telemetry
+from radiopaque.errors import StoreError
 from radiopaque.telemetry import get_logger
 
 
@@ -86,6 +87,17 @@ def test_fields_that_are_not_listed_or_of_another_type_are_not_printed(
     assert "secret" not in text
     assert "Doe" not in text
     assert b"secret-key".hex()[:8] not in text
+
+
+def test_texts_are_cut(output: io.StringIO) -> None:
+    """What a peer sent may be quoted in an error, 4 MiB of it."""
+    log.warning(
+        "call refused", method="FetchPlan", error="MessageValueError: " + "\U000e0001" * 10**6
+    )
+    log.failure("it broke", StoreError("x" * 10**6))
+    assert "MessageValueError" in output.getvalue()
+    assert "StoreError: xxx" in output.getvalue()
+    assert len(output.getvalue()) < 40_000
 
 
 def test_of_an_exception_type_and_places_are_printed(output: io.StringIO) -> None:

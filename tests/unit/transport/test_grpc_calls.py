@@ -268,6 +268,29 @@ def test_replies_are_decoded_strictly(host: Any) -> None:
         list_models(host.peer)
 
 
+def test_texts_over_the_limit(host: Any) -> None:
+    """Before a handler or a client has them, in parts of a message, too."""
+    named: list[str] = []
+
+    def fetch(request: pb.FetchPlanRequest, _: Call) -> pb.FetchPlanReply:
+        named.append(request.name)
+        return pb.FetchPlanReply()
+
+    def ask(name: str) -> None:
+        host.peer.call("FetchPlan", pb.FetchPlanRequest(name=name), pb.FetchPlanReply, Counters())
+
+    host.functions["FetchPlan"] = fetch
+    ask("é" * 1000)
+    with pytest.raises(MessageSizeError, match="has 1001 characters, 1000 are the most"):
+        ask("é" * 1001)
+    assert named == ["é" * 1000]
+    host.functions["ListModels"] = lambda *_: pb.ListModelsReply(
+        models=[pb.ModelEntry(name="n"), pb.ModelEntry(name="n", version="v" * 1001)]
+    )
+    with pytest.raises(MessageSizeError, match="in ListModelsReply has 1001 characters"):
+        list_models(host.peer)
+
+
 def test_messages_over_the_limit(host: Any) -> None:
     host.functions["FetchPlan"] = lambda *_: pb.FetchPlanReply(plan=bytes(5 << 20))
     with pytest.raises(MessageSizeError):
