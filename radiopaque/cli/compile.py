@@ -39,6 +39,7 @@ def _compile(
         help="crypten takes models that the compiled engine does not: slower, and results can be "
         "wrong (docs/crypten-engine.md). Ring, margin and output bits do not matter to it.",
     ),
+    force: bool = typer.Option(False, help="Replace the compiled model that is in the folder."),
     as_json: bool = typer.Option(False, "--json", help="Print the report as one JSON object."),
 ) -> None:
     """Compile a model. The plan is public; weights.bin holds the weights and a key: keep it."""
@@ -48,6 +49,8 @@ def _compile(
     from radiopaque.graph.compile import check_support, compile_model
     from radiopaque.graph.ranges import calibrate
 
+    if not force:
+        _check_free(output)
     source = find_model(model)
     if engine is EngineName.CRYPTEN:
         if labels_only:
@@ -98,6 +101,18 @@ def _compile(
     console.print(
         f"plan {stored.key.id.plan_digest.hex()[:16]} written to {output}", highlight=False
     )
+
+
+def _check_free(output: Path) -> None:
+    """Raises ConfigError where a compiled model is there: it may be served."""
+    from radiopaque.engine.weights_file import PLAN_FILE, WEIGHTS_FILE
+    from radiopaque.errors import ConfigError
+
+    if any((output / name).exists() for name in (PLAN_FILE, WEIGHTS_FILE)):
+        raise ConfigError(
+            f"{output} holds a compiled model; choose another folder, or replace it with --force: "
+            "clinics then have to fetch the new one, and sessions prepared for the old are lost"
+        )
 
 
 def _hint(source: ModelSource, batch: int | None) -> str:

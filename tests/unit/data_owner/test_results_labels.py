@@ -14,7 +14,7 @@ from data_owner.results import NO_SCORES, report
 from data_owner.sessions import Answer
 from radiopaque.engine import local
 from radiopaque.engine.artefact import ArtefactId
-from radiopaque.engine.weights_file import read_compiled
+from radiopaque.engine.weights_file import WEIGHTS_FILE, read_compiled
 from tests.conftest import Command
 from tests.unit.graph.support import make_model, node
 
@@ -53,3 +53,19 @@ def test_the_other_engine_has_no_labels(model: Path, tmp_path: Path, command: Co
     assert (code, found["error"]) == (2, "ConfigError")
     assert "reveals whole outputs" in found["message"]
     assert not (tmp_path / "compiled").exists()
+
+
+@pytest.mark.parametrize("engine", ["compiled", "crypten"])
+def test_a_compiled_model_is_replaced_only_when_asked(
+    model: Path, tmp_path: Path, command: Command, engine: str
+) -> None:
+    output = tmp_path / "compiled"
+    assert command("compile", model, "-o", output, "--ring", "64")[0] == 0
+    before = (output / WEIGHTS_FILE).read_bytes()
+    words = ("compile", model, "-o", output, "--ring", "64", "--engine", engine)
+    code, found = command(*words)
+    assert (code, found["error"]) == (2, "ConfigError")
+    assert "replace it with --force" in found["message"]
+    assert (output / WEIGHTS_FILE).read_bytes() == before
+    assert command(*words, "--force")[0] == 0
+    assert (output / WEIGHTS_FILE).read_bytes() != before
