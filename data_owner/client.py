@@ -24,7 +24,7 @@ from radiopaque.certificates import PeerIdentity, Role
 from radiopaque.engine.devices import open_device
 from radiopaque.engine.names import EngineName
 from radiopaque.engine.warm_up import warm_up
-from radiopaque.errors import ConfigError, UnknownModelError
+from radiopaque.errors import ConfigError, RadiopaqueError, UnknownModelError
 from radiopaque.files import open_store
 from radiopaque.graph.plan import Plan
 from radiopaque.transport.channel import Counters
@@ -239,7 +239,7 @@ class Client:
         with self._refetching():
             for model, outcomes in submission.run(paths):
                 for outcome in outcomes:
-                    yield outcome if isinstance(outcome, Failure) else _report(model.offer, outcome)
+                    yield outcome if isinstance(outcome, Failure) else _reported(model, outcome)
 
     @contextmanager
     def _refetching(self) -> Iterator[None]:
@@ -250,6 +250,14 @@ class Client:
             with self._fetching:
                 self._model = None
             raise
+
+
+def _reported(model: LocalModel, done: Done) -> InferenceReport | Failure:
+    """One that cannot be made does not keep the others from being made."""
+    try:
+        return _report(model.offer, done)
+    except RadiopaqueError as error:
+        return Failure(done.picture.path, error)
 
 
 def _report(offer: Offer, done: Done) -> InferenceReport:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
 import math
 import os
@@ -29,6 +30,7 @@ NOT_FOR_DIAGNOSIS = "Not for diagnosis: the output of a research model, reviewed
 
 _IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg"})
 _LONGEST_NAME = 120
+"""Bytes, of the 255 that a file system takes: digits, suffixes and a temporary name come to it."""
 _SHOWN_CLASSES = 15
 _PARTIES = {"data_owner": "Clinic", "model_owner": "vendor", "crypto_provider": "dealer"}
 
@@ -113,8 +115,9 @@ def make_folder(directory: str | Path) -> None:
 def write_report(directory: str | Path, result: InferenceReport) -> tuple[Path, Path]:
     """Write ``NAME.json`` and ``NAME.html`` into ``directory`` and return their paths.
 
-    NAME is the image's; where another report of that name exists, the session's first digits are
-    added, so nothing is overwritten; the same report again is written once. The folder is made
+    NAME is the image's, cut to 120 bytes; where another report of that name exists, the session's
+    first digits are added, and a number where that is taken, too, so nothing is overwritten; the
+    same report again is written once. The folder is made
     where it is missing; files are written to a temporary name first, and are readable by their
     owner alone (mode 0600).
     Raises ``StoreError`` where that is not possible.
@@ -286,18 +289,36 @@ def _size(count: int | None) -> str:
 def _free_name(folder: Path, result: InferenceReport) -> str:
     file = PurePath(result.image.replace("\\", "/")).name
     stem, suffix = os.path.splitext(file)
-    name = (stem if suffix.lower() in _IMAGE_SUFFIXES else file)[:_LONGEST_NAME].strip(". ")
-    name = name or "image"
+    name = _shortened(stem if suffix.lower() in _IMAGE_SUFFIXES else file).strip(". ") or "image"
     longer = f"{name}-{result.session_id[:8]}"
-    for known in (name, longer):
-        if _is_this(folder / f"{known}.json", result):
+    # images of one session may have one file name: those of a batch, from several folders
+    more = (f"{longer}-{number}" for number in itertools.count(2))
+    free = None
+    for known in itertools.chain([name, longer], more):
+        if _is_this(folder, known, result):
             return known
-    if any((folder / f"{name}{suffix}").exists() for suffix in (".json", ".html")):
-        return longer
+        if not any((folder / f"{known}{suffix}").exists() for suffix in (".json", ".html")):
+            free = free or known
+            if known != name:
+                break
+    return free or name
+
+
+def _shortened(name: str) -> str:
+    """As many characters as ``_LONGEST_NAME`` bytes hold."""
+    name = name[:_LONGEST_NAME]
+    while len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME:
+        name = name[:-1]
     return name
 
 
-def _is_this(path: Path, result: InferenceReport) -> bool:
-    """Whether a file is this report already: a submission that goes on writes it again."""
+def _is_this(folder: Path, name: str, result: InferenceReport) -> bool:
+    """Whether it is this report already: a submission that goes on writes it again.
+
+    Two images of a batch may have the same text, and then other pictures.
+    """
+    path, page = folder / f"{name}.json", folder / f"{name}.html"
     data = to_json(result).encode("utf-8", "backslashreplace")
-    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+    if not path.is_file() or path.stat().st_size != len(data) or path.read_bytes() != data:
+        return False
+    return not page.exists() or _picture(result.picture_png).encode() in page.read_bytes()

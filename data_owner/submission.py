@@ -31,9 +31,13 @@ _log = get_logger(__name__)
 class Picture:
     """An image file, preprocessed."""
 
-    name: str
+    path: Path
     tensor: NDArray[np.float32] = field(repr=False)
     warnings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failure:
-    """An image without a result, and why."""
+    """An image without a result or a report, and why."""
 
     image: Path
     error: RadiopaqueError
@@ -205,7 +209,7 @@ def read_picture(path: Path, spec: Preprocessing, use: IntendedUse | None) -> Pi
 
     image = read_image(path)
     warnings = tuple(check(image.meta, use)) if use else ()
-    return Picture(path.name, preprocess(image, spec), warnings)
+    return Picture(path, preprocess(image, spec), warnings)
 
 
 def preprocessing_of(plan: AnyPlan) -> Preprocessing:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from radiopaque.engine.names import EngineName
-from radiopaque.errors import NotAnImageError, RadiopaqueError
+from radiopaque.errors import NotAnImageError, RadiopaqueError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,8 @@ def _submit(
 
     With --output, or for folders, a journal keeps each result (OUTPUT/journal.jsonl, or
     journal.jsonl in the store): a second run does only what is missing, and gives all results. In a
-    folder, a file that cannot be used does not stop the others.
+    folder, a file that cannot be used does not stop the others; nor does a report that cannot be
+    written.
 
     With --json: {"results": [{...} for each image], "setup_bytes": {...}}; the keys of a result
     are those of the JSON report. Where something failed, besides {"failures": [{"image", "error",
@@ -111,12 +112,19 @@ class _Run:
     def _done(self, report: InferenceReport) -> None:
         from data_owner.report import to_json, write_report
 
-        pages = write_report(self.output, report) if self.output else ()
         self.results.append(json.loads(to_json(report)))
         if not self.as_json:
             _show(report)
-            if pages:
-                print(f"report: {pages[1]}")
+        if self.output is None:
+            return
+        try:
+            page = write_report(self.output, report)[1]
+        except StoreError as error:
+            # the result is in the journal: the next run writes what is missing
+            self._failed(error, report.image)
+        else:
+            if not self.as_json:
+                print(f"report: {page}")
 
     def _failed(self, error: RadiopaqueError, image: str) -> None:
         self.code = self.code or error.exit_code

@@ -264,6 +264,26 @@ def test_nothing_is_overwritten(tmp_path) -> None:
     assert len(os.listdir(tmp_path)) == 5
 
 
+def test_images_of_one_session_with_one_name_have_a_report_each(tmp_path) -> None:
+    """Also where two differ in their pictures alone; and a second run writes no more."""
+    (tmp_path / "chest-01234567-2.html").write_text("mine")
+    reports = [replace(REPORT, logits=(float(n), 0.0, 0.0)) for n in range(4)]
+    reports.append(replace(reports[3], picture_png=PNG + b"another"))
+    written = [write_report(tmp_path, report) for report in reports]
+    assert [path.stem for path, _ in written] == [
+        "chest",
+        *(f"chest-01234567{more}" for more in ("", "-3", "-4", "-5")),
+    ]
+    for (path, page), report in zip(written, reports, strict=True):
+        assert (path.read_text(), page.read_text()) == (to_json(report), to_html(report))
+    # one that was lost, and one of which a crash left the first file alone
+    for path in (*written[1], written[3][1]):
+        path.unlink()
+    assert [write_report(tmp_path, report) for report in reports] == written
+    assert len(os.listdir(tmp_path)) == 11
+    assert (tmp_path / "chest-01234567-2.html").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("image", "name"),
     [
@@ -275,6 +295,9 @@ def test_nothing_is_overwritten(tmp_path) -> None:
         ("..", "image.json"),
         ("", "image.json"),
         ("x" * 300 + ".dcm", "x" * 120 + ".json"),
+        ("胸" * 78 + ".png", "胸" * 40 + ".json"),
+        ("xx" + "\U00020000" * 62 + ".png", "xx" + "\U00020000" * 29 + ".json"),
+        ("\udcff" * 250 + ".png", "\udcff" * 40 + ".json"),
         ("\udcff.dcm", "\udcff.json"),
     ],
 )
