@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from model_owner.hosting import HostedModel
-from radiopaque.errors import AccessError, ConfigError, ResourceError
-from radiopaque.graph.plan import Output, Plan
+from radiopaque.engine.plans import check_revealed
+from radiopaque.errors import AccessError, ResourceError
 from radiopaque.ledger.quotas import Charge, duration
 from radiopaque.transport.grpc_server import Call, Handler
 
@@ -42,29 +42,8 @@ class Rules:
     def check_outputs(self, models: Iterable[HostedModel]) -> None:
         """Raises ConfigError for the first model that reveals more than these rules allow."""
         for model in models:
-            problem = self._revealing(model)
-            if problem is not None:
-                raise ConfigError(
-                    f"model {model.name} {model.version} {problem}; compile it again, or change "
-                    "the policy in the configuration"
-                )
-
-    def _revealing(self, model: HostedModel) -> str | None:
-        plan = model.host.plan
-        if not self.labels_only and self.output_bits is None:
-            return None
-        if not isinstance(plan, Plan):
-            return "is for the CrypTen engine, which reveals whole outputs"
-        gate = plan.output_step.gate
-        if self.labels_only and not plan.labels_only:
-            return "reveals scores, the policy allows labels alone (compile --labels-only)"
-        most = self.output_bits
-        if most is not None and isinstance(gate, Output) and gate.bits > most:
-            return (
-                f"reveals {gate.bits} bits of each output, the policy allows {most} "
-                f"(compile --output-bits {most})"
-            )
-        return None
+            named = f"{model.name} {model.version}"
+            check_revealed(model.host.plan, named, self.output_bits, self.labels_only)
 
 
 class Policy:

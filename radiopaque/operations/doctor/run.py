@@ -15,7 +15,7 @@ from radiopaque.config import (
     PeerConfig,
     TlsConfig,
 )
-from radiopaque.engine.plans import decode_any
+from radiopaque.engine.plans import check_revealed, decode_any
 from radiopaque.engine.weights_file import PLAN_FILE, WEIGHTS_FILE, read_limited
 from radiopaque.errors import ConfigError, WeightsFileError
 from radiopaque.files import check_private
@@ -136,6 +136,8 @@ def _models(settings: ModelOwnerConfig) -> Iterator[Finding]:
         if not weights.is_file():
             raise WeightsFileError(f"there is no {weights}; run radiopaque compile")
         check_private(weights)
+        policy = settings.policy
+        check_revealed(plan, f"{name} {version}", policy.output_bits, policy.labels_only)
         yield fine("models", f"{name} {version} in {model.path}")
 
 

@@ -51,6 +51,26 @@ def test_weights_that_are_not_there(config: Path, compiled: Path) -> None:
     assert (one.level, one.remedy) == (Level.FAIL, "run radiopaque compile")
 
 
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("labels_only = true", "reveals scores, the policy allows labels alone"),
+        ("output_bits = 8", "reveals 16 bits of each output, the policy allows 8"),
+    ],
+)
+def test_a_model_that_reveals_more_than_the_policy_allows(
+    config: Path, policy: str, said: str
+) -> None:
+    """What the start refuses."""
+    text = config.read_text()
+    config.write_text(f"{text}[policy]\noutput_bits = 16\n")
+    assert models(config).level is Level.PASS
+    config.write_text(f"{text}[policy]\n{policy}\n")
+    one = models(config)
+    assert (one.level, said in one.text) == (Level.FAIL, True)
+    assert one.remedy == "compile it again, or change the policy in the configuration"
+
+
 def test_metrics_that_nobody_serves(config: Path) -> None:
     config.write_text('metrics = "127.0.0.1:1"\n' + config.read_text())
     _, one = examine(Role.MODEL_OWNER, config, ["metrics"])
