@@ -230,8 +230,10 @@ class Client:
         """Image files to reports as they are done, in their order; then the error that ended it.
 
         What a dead peer, a lost connection or a timeout breaks off is tried again on fresh
-        material, as ``retry`` in the configuration says. Reports are made when the inferences of a
-        group are over, so that the vendor does not see how long a picture takes to draw.
+        material, as ``retry`` in the configuration says. Images are taken in groups, of up to eight
+        sessions; reports are made when the inferences of a group are over, and before the next one
+        begins. The vendor sees how long that takes, and what the caller does meanwhile: see
+        docs/protocol.md, section 10.6.
         """
         retry = self._config.retry
         backoff = Backoff(retry.attempts, retry.first_seconds, retry.longest_seconds)

@@ -143,7 +143,7 @@ class Sessions:
     def reserve(
         self, model: LocalModel, count: int, preparing: Callable[[], None] = lambda: None
     ) -> Iterator[list[Reserved]]:
-        """Keep ``count`` sessions for the caller, before any image is opened.
+        """Keep ``count`` sessions for the caller, before the images that they are for are read.
 
         Takes those in stock, and makes the rest; ``preparing`` is called before each of these.
         Sessions that are not used go back into stock.
@@ -168,7 +168,7 @@ class Sessions:
         """Run a session on preprocessed images [n, c, h, w].
 
         Where the vendor has lost it, the oldest one in stock takes its place; none is made, since
-        the crypto provider is not contacted once an image is open. Raises TensorError before
+        the crypto provider is not contacted while an image waits. Raises TensorError before
         anything is sent, SessionStateError where none is left. ProtocolError burns the session;
         TransportError does once the image was masked with it, and before leaves it in stock.
         """

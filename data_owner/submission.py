@@ -85,9 +85,11 @@ class Submission:
     def run(self, paths: Sequence[Path]) -> Iterator[tuple[LocalModel, list[Done | Failure]]]:
         """Outcomes in the order of ``paths``, a group at a time; then the error that ended it.
 
-        Sessions are prepared before files are opened: from then to the results of the group, the
-        crypto provider is not contacted. An attempt that was broken off lets go of its pictures
-        before fresh material is made.
+        Sessions are prepared before the pictures of a group are read: from then to its results the
+        crypto provider is not contacted, and from its first inference to its last nothing else is
+        done. What the caller does with outcomes passes before the next group begins; the vendor
+        sees how long it takes (docs/protocol.md, section 10.6). An attempt that was broken off
+        lets go of its pictures before fresh material is made.
         """
         fetched: list[LocalModel] = []
         self._insist(lambda: fetched.append(self._fetch()))
