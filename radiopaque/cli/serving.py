@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import threading
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ from radiopaque.transport.grpc_server import Handler, Server
 from radiopaque.transport.observer import Observer, Observers
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_FILES: Final = 1 << 16
+"""Open at once at most; a server has 1,000 connections and some files a call."""
 
 _log = get_logger(__name__)
 
@@ -53,6 +56,7 @@ def serve(
 ) -> None:
     """Compile the kernels, listen, and block until SIGTERM or SIGINT; then drain."""
     telemetry.configure(as_json=as_json)
+    _open_more_files()
     for number in _SIGNALS:
         signal.signal(number, _leave)
     _log.info("loading kernels; the first start of a version compiles them, 20 seconds and more")
@@ -81,6 +85,14 @@ def serve(
             print(f"{identity.role} {identity.name!r} listens on {address}", flush=True)
         stopping.wait()
         server.stop(settings.grace_seconds)
+
+
+def _open_more_files() -> None:
+    """Where the system lets this party open more than it starts with, which is often 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _leave(*_: object) -> NoReturn:

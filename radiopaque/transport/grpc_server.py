@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,10 @@ _OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 15_000),
 )
 _FLUSH_SECONDS: Final = 1.0
+_MOST_CONNECTIONS: Final = 1000
+"""Held at once, whether they have shown a certificate yet or not; others are closed at once."""
+_HANDSHAKE_SECONDS: Final = 10.0
+"""In which a connection has to show one."""
 _SPARE_CALLS: Final = 8
 """Let in beyond the limit, to be told when to try again, or to ask for health; more are turned away
 by gRPC, which tells them nothing."""
@@ -79,7 +84,9 @@ class Server:
         self._watch = Watch(identity)
         most = concurrent_calls + _SPARE_CALLS
         self._pool = ThreadPoolExecutor(most, thread_name_prefix="radiopaque-call")
-        self._server = grpc.server(self._pool, options=_OPTIONS, maximum_concurrent_rpcs=most)
+        self._server = grpc.server(
+            self._pool, options=(*_OPTIONS, *_bounds()), maximum_concurrent_rpcs=most
+        )
         self._admission = admission = Admission(
             deadline_seconds, concurrent_calls, calls_per_peer, self._watch, observer
         )
@@ -141,6 +148,18 @@ class Server:
     def wait(self) -> None:
         """Block until the server has stopped."""
         self._server.wait_for_termination()
+
+
+def _bounds() -> tuple[tuple[str, int], ...]:
+    """Of connections: half of the files that may be open are left for calls and the store."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_CONNECTIONS
+    if files != resource.RLIM_INFINITY:
+        most = min(most, files // 2)
+    return (
+        ("grpc.max_allowed_incoming_connections", most),
+        ("grpc.server_handshake_timeout_ms", round(_HANDSHAKE_SECONDS * 1000)),
+    )
 
 
 class ServingChannel:

@@ -60,8 +60,9 @@ _BY_STATUS: Final[dict[grpc.StatusCode, type[RadiopaqueError]]] = {
     grpc.StatusCode.CANCELLED: ConnectionLostError,
 }
 _TLS_SIGNS: Final = ("ssl", "certificate", "handshake", "verification")
-# The handshake was given up for lack of an answer, which is no matter of certificates.
-_SILENT_SIGN: Final = "endpoint closing"
+# The server said nothing, or closed the connection before its part of the handshake, as one does
+# that holds as many as it may: no matter of certificates.
+_SILENT_SIGNS: Final = ("handshake read failed", "handshake write failed")
 _CONNECT_SIGN: Final = "failed to connect"
 _NAME_SIGN: Final = "resol"
 # A server that refuses a certificate in TLS 1.3 can do so only after the client's last message of
@@ -109,10 +110,11 @@ def from_rpc_error(error: grpc.RpcError, peer: str, address: str) -> RadiopaqueE
         return typed
     lowered = details.lower().replace(address.lower(), "")
     unconnected = _CONNECT_SIGN in lowered
+    silent = any(sign in lowered for sign in _SILENT_SIGNS)
     refused = unconnected and any(sign in lowered for sign in _CLOSED_SIGNS)
-    distrusted = _SILENT_SIGN not in lowered and any(sign in lowered for sign in _TLS_SIGNS)
+    distrusted = any(sign in lowered for sign in _TLS_SIGNS)
     unavailable = code is grpc.StatusCode.UNAVAILABLE
-    if unavailable and (refused or distrusted):
+    if unavailable and not silent and (refused or distrusted):
         return AuthenticationError(
             f"the {peer} at {address} and this party do not accept each other's certificates; "
             f"check that both trust the same authority, that neither certificate has expired, and "

@@ -92,13 +92,14 @@ def trusting_only(
             context.wrap_socket(connection, server_hostname=server_name) as secure,
         ):
             presented = secure.getpeercert(binary_form=True) or b""
-    except ssl.SSLError as error:
-        raise AuthenticationError(
-            f"the {role.text} at {address} has no certificate that this party accepts; check that "
-            f"both trust the same authority, that the certificate carries the name {server_name} "
-            f"and that a {role.text} listens there ({_reason(error)})"
-        ) from error
     except OSError as error:
+        # one that holds as many connections as it may closes others before its part of a handshake
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            raise AuthenticationError(
+                f"the {role.text} at {address} has no certificate that this party accepts; check "
+                "that both trust the same authority, that the certificate carries the name "
+                f"{server_name} and that a {role.text} listens there ({_reason(error)})"
+            ) from error
         raise PeerUnavailableError(
             f"cannot reach the {role.text} at {address}; check that it is running, that the "
             "address is right and that no firewall is in between "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import stat
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ _RENEW: Final = timedelta(days=30)
 _RENEW_AUTHORITY: Final = timedelta(days=90)
 _LEAST_FREE: Final = 1 << 30
 _MOST_FILES: Final = 200_000
+_LEAST_OPEN: Final = 4096
 
 
 def certificates(tls: TlsConfig, role: Role) -> Iterator[Finding]:
@@ -112,6 +114,21 @@ def disk(path: Path, wanted: int) -> Iterator[Finding]:
         )
     else:
         yield fine("disk", text)
+
+
+def open_files() -> Iterator[Finding]:
+    """What a server that is started from here may open: connections take half of it at most."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        yield fine("open files", "as many as the system has")
+    elif most < _LEAST_OPEN:
+        yield warn(
+            "open files",
+            f"a process of this user may have {most} open; connections take half of them at most",
+            "raise the hard limit of the party's service: LimitNOFILE, or ulimit -Hn",
+        )
+    else:
+        yield fine("open files", f"a process of this user may have {most} open")
 
 
 def kernels() -> Iterator[Finding]:

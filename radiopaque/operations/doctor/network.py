@@ -13,12 +13,14 @@ from cryptography import x509
 import radiopaque
 from radiopaque import versions
 from radiopaque.certificates import Identity, Role
-from radiopaque.config import TlsConfig
+from radiopaque.config import DataOwnerConfig, TlsConfig
 from radiopaque.errors import VersionError
 from radiopaque.operations.doctor.findings import Finding, fail, fine, warn
 from radiopaque.operations.doctor.machine import ends
+from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer, PeerHealth
 from radiopaque.transport.tls import accepts_tls12
+from radiopaque.wire.v1 import services_pb2 as pb
 
 _SECONDS: Final = 10.0
 _SKEW_SECONDS: Final = 2.0
@@ -54,6 +56,31 @@ def peer(
     name = server_name or role.server_name
     yield _oldest_tls(check, tls.load(own), address)
     yield _certificate_end(check, tls, address, name)
+
+
+def offer(settings: DataOwnerConfig) -> Iterator[Finding]:
+    """Whether the vendor admits this clinic and offers the model that it is configured for.
+
+    Raises what the call raises, AccessError for a clinic that is not on the vendor's list.
+    """
+    named = settings.model_owner
+    identity = settings.tls.load(Role.DATA_OWNER)
+    with Peer(Role.MODEL_OWNER, named.address, identity, named.server_name) as asked:
+        reply = asked.call(
+            "ListModels", pb.ListModelsRequest(), pb.ListModelsReply, Counters(), _SECONDS
+        )
+    offered = [(model.name, model.version) for model in reply.models]
+    wanted = f"{settings.model} {settings.version or ''}".strip()
+    versions_of = [version for name, version in offered if name == settings.model]
+    if settings.version in versions_of or (versions_of and settings.version is None):
+        yield fine("model", f"{wanted} is offered to this clinic")
+        return
+    there = ", ".join(f"{name} {version}" for name, version in offered) or "nothing"
+    yield fail(
+        "model",
+        f"there is no model {wanted!r}; the model owner offers: {there}",
+        "correct `model` and `version` in the configuration, or ask the vendor",
+    )
 
 
 def _ask(

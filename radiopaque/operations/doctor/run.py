@@ -33,7 +33,7 @@ def examine(role: Role, path: Path, only: Collection[str] = ()) -> Iterator[Find
     """The checks of the party whose configuration is at ``path``, one after the other.
 
     ``only`` names those that are made, else all are: certificate, store, disk, ledger, stock,
-    kernels, models, own port, metrics, model owner, crypto provider.
+    kernels, models, open files, own port, metrics, model owner, model, crypto provider.
     """
     loaders: dict[Role, Callable[[Path], CryptoProviderConfig | ModelOwnerConfig | DataOwnerConfig]]
     loaders = {
@@ -71,10 +71,12 @@ def _checks(
     if isinstance(settings, ModelOwnerConfig):
         yield "models", partial(_models, settings)
     if not isinstance(settings, DataOwnerConfig):
+        yield "open files", machine.open_files
         yield "own port", partial(network.own_port, tls, role, settings.listen)
         yield "metrics", partial(_metrics, settings, role)
     if isinstance(settings, DataOwnerConfig):
         yield _peer(tls, role, Role.MODEL_OWNER, settings.model_owner)
+        yield "model", partial(network.offer, settings)
     if not isinstance(settings, CryptoProviderConfig):
         yield _peer(tls, role, Role.CRYPTO_PROVIDER, settings.crypto_provider)
 
