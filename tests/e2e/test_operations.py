@@ -92,6 +92,7 @@ def test_the_doctor_finds_a_good_deployment_good(operated: Deployment, clinic: C
         "data-owner": {
             *("model owner", "model owner: version", "model owner: clock", "model owner: TLS"),
             *("model owner: certificate end", "crypto provider", "stock", "kernels", "ledger"),
+            "model",
         },
     }
     configs = {
