@@ -105,9 +105,10 @@ def deployed(folder: Path, hosted: Hosted, case: Case) -> Iterator[Deployment]:
 
         began = time.perf_counter()
         means = f'device = "{case.device}"\nthreads = {case.threads}\n'
-        deals = f"concurrent_deals = {max(2, workers)}\n"
+        # one place is kept for callers that there are not
+        deals = f"concurrent_deals = {max(2, workers) + 1}\n"
         provider = parties.serve(Role.CRYPTO_PROVIDER, _LIMITS + deals, means)
-        more = f"concurrent_inferences = {max(4, workers)}\nmaterial_bytes = {_DISK_BYTES}\n"
+        more = f"concurrent_inferences = {max(4, workers) + 1}\nmaterial_bytes = {_DISK_BYTES}\n"
         models = f'[[models]]\npath = "{hosted.folder}"\n'
         owner = parties.serve(
             Role.MODEL_OWNER,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 from crypto_provider.artefacts import Artefacts, Registered
@@ -29,12 +28,11 @@ from radiopaque.operations.stock import Stock
 from radiopaque.prg import SecretKey
 from radiopaque.telemetry import get_logger
 from radiopaque.transport.grpc_server import Call, Handler
+from radiopaque.transport.places import Places
 from radiopaque.wire import messages
 from radiopaque.wire.frames import Frame
 from radiopaque.wire.v1 import services_pb2 as pb
 
-_LOOK_SECONDS = 0.1
-"""How soon a call that waits for its turn finds out that its caller went away."""
 _log = get_logger(__name__)
 
 
@@ -60,7 +58,7 @@ class CryptoProvider:
         self._most_reserved_per_clinic = most_reserved_per_clinic
         self._reservation_seconds = reservation_seconds
         self._admitting = threading.Lock()
-        self._dealing = threading.BoundedSemaphore(concurrent_deals)
+        self._dealing = Places(concurrent_deals, "dealings")
 
     def handlers(self) -> Mapping[str, Handler]:
         """The service's table: what serves each method, and for which role."""
@@ -137,16 +135,6 @@ class CryptoProvider:
         finally:
             key_d.erase()
 
-    @contextmanager
-    def _turn(self, call: Call) -> Iterator[None]:
-        """One of the places for dealing. Raises ConnectionLostError where the call ends before."""
-        while not self._dealing.acquire(timeout=_LOOK_SECONDS):
-            call.cancellation.check()
-        try:
-            yield
-        finally:
-            self._dealing.release()
-
     def deal(self, request: pb.DealRequest, call: Call) -> Iterator[Frame]:
         """The corrections of a reserved session, to the model owner of its artefact, once."""
         session = messages.session_id(request.session)
@@ -163,7 +151,7 @@ class CryptoProvider:
         # Not only when the next one reserves: a copy of the ledger may have been put back.
         self._ledger.expire(State.RESERVED, self._reservation_seconds)
         try:
-            with self._turn(call):
+            with self._dealing.place(call):
                 call.about.update(model=registered.plan.name, version=registered.plan.version)
                 yield from self._corrections(registered, session, key_o, call)
         finally:

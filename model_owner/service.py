@@ -27,7 +27,6 @@ from radiopaque.errors import (
     MessageOrderError,
     PlanDigestError,
     RadiopaqueError,
-    ResourceError,
     RestoredLedgerError,
     UnknownSessionError,
 )
@@ -40,13 +39,14 @@ from radiopaque.telemetry import get_logger
 from radiopaque.transport.channel import Channel, Counters
 from radiopaque.transport.grpc_server import Call, Handler
 from radiopaque.transport.link import Link
+from radiopaque.transport.places import Places
 from radiopaque.wire import messages
 from radiopaque.wire.frames import Frame, Kind
 from radiopaque.wire.v1 import services_pb2 as pb
 
 _CHUNK_BYTES = 1 << 20
-_SLOT_SECONDS = 1.0
-"""How long an inference waits for another to end: a slot comes free a moment after the result."""
+_PLACE_SECONDS = 1.0
+"""How long an inference, or an audit, which computes as much, waits for another one to end."""
 _CLINIC = frozenset({Role.DATA_OWNER})
 _log = get_logger(__name__)
 
@@ -83,7 +83,7 @@ class ModelOwner:
         self._policy = Policy(rules)
         self._material = MaterialStore(store / "material")
         self._admission = Admission(self._ledger, self._material, hosted, limits)
-        self._inferring = threading.BoundedSemaphore(limits.concurrent_inferences)
+        self._inferring = Places(limits.concurrent_inferences, "inferences")
 
     def handlers(self) -> Mapping[str, Handler]:
         """The service's table: what serves each method, and for which role."""
@@ -168,7 +168,7 @@ class ModelOwner:
         """START, READY, and the online messages of one session."""
         asked = self._begin(channel, call)
         row, model = asked.row, asked.model
-        with self._slot(), _logged("inference broken off", asked):
+        with self._inferring.place(call, _PLACE_SECONDS), _logged("inference broken off", asked):
             charge = self._policy.charge(model.host.plan.batch)
             window = self._admission.limits.window_bytes
             with (
@@ -195,7 +195,7 @@ class ModelOwner:
         asked = self._begin(channel, call)
         row, model = asked.row, asked.model
         link = Link(channel, row.session)
-        with self._slot(), _logged("audit broken off", asked):
+        with self._inferring.place(call, _PLACE_SECONDS), _logged("audit broken off", asked):
             with self._spent(asked, State.OPENED) as (key_o, material, mark):
                 link.send(0, Kind.READY, 0, mark.encode())
                 key_d = SecretKey(link.receive(0, Kind.KEY, 0, KEY_BYTES).tobytes())
@@ -222,20 +222,6 @@ class ModelOwner:
         model = self._hosted.by_artefact(row.artefact)
         call.about.update(model.about)
         return _Asked(row, model, mark.epoch, channel, call)
-
-    @contextmanager
-    def _slot(self) -> Iterator[None]:
-        """One of the places for inferences; an audit computes as much."""
-        if not self._inferring.acquire(timeout=_SLOT_SECONDS):
-            most = self._admission.limits.concurrent_inferences
-            raise ResourceError(
-                f"{most} inferences are under way, the limit here; try again in a second",
-                retry_seconds=_SLOT_SECONDS,
-            )
-        try:
-            yield
-        finally:
-            self._inferring.release()
 
     def _session_of(self, clinic: str, session: bytes) -> Entry:
         """A clinic's own session. Other clinics' are answered like those that never were."""

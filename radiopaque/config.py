@@ -165,7 +165,8 @@ class CallLimits(Table):
 class CryptoProviderLimits(CallLimits):
     """Beyond these, calls are turned away with a ResourceError."""
 
-    # A model owner calls on behalf of all its clinics.
+    # A model owner calls on behalf of all its clinics, and leaves room for others.
+    concurrent_calls: Count = Field(64, description="Calls under way at once.")
     calls_per_peer: Count = Field(32, description="Of one caller's.")
     models: Count = Field(100, description="Registered models.")
     reserved_sessions: Count = Field(10_000, description="Sessions that wait to be dealt.")
@@ -173,7 +174,11 @@ class CryptoProviderLimits(CallLimits):
     reservation_seconds: Seconds = Field(
         600.0, description="How long a session may wait to be dealt; it takes seconds."
     )
-    concurrent_deals: Count = Field(2, description="Sessions dealt at once.")
+    concurrent_deals: Count = Field(
+        3,
+        description="Sessions dealt at once; where it is more than 1, at most all but one of them "
+        "for one model owner.",
+    )
 
 
 class CryptoProviderConfig(Table):
@@ -230,7 +235,11 @@ class ModelOwnerLimits(CallLimits):
         "about 170 MB each for a ResNet-18 at 224 pixels.",
     )
     sessions: Count = Field(10_000, description="Prepared sessions of all data owners.")
-    concurrent_inferences: Count = Field(4, description="Inferences under way at once.")
+    concurrent_inferences: Count = Field(
+        4,
+        description="Inferences under way at once; where it is more than 1, at most all but one of "
+        "them of one data owner.",
+    )
     session_days: Count = Field(
         90,
         description="Days that a prepared session waits for its image. Then it is deleted, before "

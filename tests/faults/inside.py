@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +14,7 @@ from model_owner.dealer import Dealer
 from model_owner.hosting import Hosted
 from model_owner.policy import Rules
 from model_owner.service import ModelOwner
-from radiopaque.certificates import Role, init_directory, load_identity
+from radiopaque.certificates import PeerIdentity, Role, init_directory, load_identity
 from radiopaque.config import CryptoProviderLimits, ModelOwnerLimits
 from radiopaque.engine.weights_file import write_compiled
 from radiopaque.kernels.cpu import CPU
@@ -21,6 +22,7 @@ from radiopaque.kernels.device import Device
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.grpc_server import Call, Handler, Server
+from radiopaque.transport.places import Places
 from radiopaque.wire.frames import Frame
 from tests.e2e.networks import Network
 from tests.e2e.parties import ledger_on_disk, tls_table
@@ -174,3 +176,13 @@ def redealing(change: Callable[[list[Frame]], list[Frame]]) -> Lie:
         return iter(change(list(honest(request, call))))
 
     return deal
+
+
+@contextmanager
+def occupied(places: Places, count: int) -> Iterator[None]:
+    """Each of so many places is taken by somebody else."""
+    with ExitStack() as taken:
+        for number in range(count):
+            other = Call(PeerIdentity(Role.DATA_OWNER, f"other-{number}"), 60.0)
+            taken.enter_context(places.place(other, 0.0))
+        yield

@@ -17,6 +17,7 @@ import pytest
 from data_owner import Client
 from radiopaque import versions
 from radiopaque.certificates import Role
+from radiopaque.config import CryptoProviderLimits, ModelOwnerLimits
 from radiopaque.errors import (
     ConnectionLostError,
     DeadlineError,
@@ -35,7 +36,7 @@ from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.networks import lungs
 from tests.e2e.parties import until
 from tests.faults.hand import Hand, Tampered
-from tests.faults.inside import Inside, rewriting
+from tests.faults.inside import Inside, occupied, rewriting
 
 FREED_SECONDS = 2.0
 IDLE = "radiopaque-call"
@@ -122,30 +123,26 @@ def test_a_clinic_cancels_before_start_and_after_ready(inside: Inside) -> None:
 def test_a_clinic_cancels_while_it_waits_for_its_turn(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slot, waits = inside.hosting._slot, threading.Event()
+    places, waits = inside.hosting._inferring, threading.Event()
+    place = places.place
 
     def entered(*arguments: Any) -> Any:
         waits.set()
-        return slot(*arguments)
+        return place(*arguments)
 
-    monkeypatch.setattr(inside.hosting, "_slot", entered)
-    taken = [inside.hosting._inferring.acquire(timeout=1) for _ in range(4)]
-    assert all(taken)
-    try:
-        with hand_of(inside) as hand:
-            hand.prepare()
-            threads = working()
-            waiting = hand.owner.open("Infer", 20.0)
-            waiting.send(Frame(hand.session, 0, Kind.START, 0, hand.mark.encode()))
-            assert waits.wait(10)
-            waiting.close(ConnectionLostError("enough"))
-            under_way = inside.owner.server._admission._under_way
-            until(lambda: not under_way and working() <= threads, FREED_SECONDS)
-            # it cost nothing
-            assert inside.owner.sessions()[hand.session] == ("READY", True)
-    finally:
-        for _ in taken:
-            inside.hosting._inferring.release()
+    with occupied(places, ModelOwnerLimits().concurrent_inferences), hand_of(inside) as hand:
+        monkeypatch.setattr(places, "place", entered)
+        hand.prepare()
+        threads = working()
+        waiting = hand.owner.open("Infer", 20.0)
+        waiting.send(Frame(hand.session, 0, Kind.START, 0, hand.mark.encode()))
+        assert waits.wait(10)
+        waiting.close(ConnectionLostError("enough"))
+        under_way = inside.owner.server._admission._under_way
+        until(lambda: not under_way and working() <= threads, FREED_SECONDS)
+        # it cost nothing
+        assert inside.owner.sessions()[hand.session] == ("READY", True)
+    monkeypatch.undo()
     with hand_of(inside) as other:
         other.session, other.key_d = hand.session, hand.key_d
         other.infer()
@@ -236,23 +233,21 @@ def test_a_refusal_does_not_wait_for_a_crypto_provider_that_is_silent(inside: In
 
 
 def test_a_turn_to_deal_is_not_waited_for_in_vain(inside: Inside) -> None:
-    taken = [inside.dealing._dealing.acquire(timeout=1) for _ in range(2)]
-    assert all(taken)
     under_way = inside.provider.server._admission._under_way
-    try:
-        with hand_of(inside) as hand, all_over(inside, hand.session):
-            hand.reserve()
+    with (
+        occupied(inside.dealing._dealing, CryptoProviderLimits().concurrent_deals),
+        hand_of(inside) as hand,
+        all_over(inside, hand.session),
+    ):
+        hand.reserve()
 
-            def upload() -> Iterator[pb.PrepareRequest]:
-                yield hand.header()
-                until(lambda: bool(under_way))
-                raise Ended
+        def upload() -> Iterator[pb.PrepareRequest]:
+            yield hand.header()
+            until(lambda: bool(under_way))
+            raise Ended
 
-            with pytest.raises(Ended):
-                hand.upload(upload())
-    finally:
-        for _ in taken:
-            inside.dealing._dealing.release()
+        with pytest.raises(Ended):
+            hand.upload(upload())
 
 
 def test_a_crypto_provider_that_breaks_off_ends_the_upload(inside: Inside) -> None:

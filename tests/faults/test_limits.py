@@ -16,6 +16,7 @@ import pytest
 
 from data_owner import Client
 from radiopaque.certificates import Role
+from radiopaque.config import CryptoProviderLimits
 from radiopaque.errors import MessageValueError, ResourceError, SessionStateError
 from radiopaque.ledger import State
 from radiopaque.prg import new_id
@@ -25,7 +26,7 @@ from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.networks import lungs
 from tests.e2e.parties import Deployment, until
 from tests.faults.hand import SECONDS, Hand
-from tests.faults.inside import Inside
+from tests.faults.inside import Inside, occupied
 
 LIMITS = {
     "provider": (
@@ -249,19 +250,16 @@ def test_reservations_of_a_clinic_and_of_all(tight: Deployment) -> None:
 
 def test_sessions_dealt_at_once(inside: Inside) -> None:
     """Others wait for their turn."""
-    taken = [inside.dealing._dealing.acquire(timeout=1) for _ in range(2)]
-    assert all(taken)
     with (
         Hand(inside, inside.identity(Role.DATA_OWNER), "it") as hand,
         ThreadPoolExecutor(1) as pool,
     ):
         hand.reserve()
-        preparing = pool.submit(hand.upload)
-        until(lambda: bool(inside.provider.server._admission._under_way))
-        time.sleep(0.3)
-        assert inside.provider.sessions()[hand.session] == ("RESERVED", True)
-        for _ in taken:
-            inside.dealing._dealing.release()
+        with occupied(inside.dealing._dealing, CryptoProviderLimits().concurrent_deals):
+            preparing = pool.submit(hand.upload)
+            until(lambda: bool(inside.provider.server._admission._under_way))
+            time.sleep(0.3)
+            assert inside.provider.sessions()[hand.session] == ("RESERVED", True)
         preparing.result(10)
         hand.infer()
 

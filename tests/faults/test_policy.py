@@ -73,16 +73,16 @@ def test_a_start_before_its_session_is_ready_counts(
     """It waits for a place, and meanwhile the clinic's own upload ends."""
     asked, go_on = threading.Event(), threading.Event()
     with Inside(tmp_path, lungs(), rules=Rules(images=1)) as inside:
-        slot = inside.hosting._slot
+        place = inside.hosting._inferring.place
 
         @contextmanager
         def waiting(*arguments: Any) -> Iterator[None]:
             asked.set()
             assert go_on.wait(30)
-            with slot(*arguments):
+            with place(*arguments):
                 yield
 
-        monkeypatch.setattr(inside.hosting, "_slot", waiting)
+        monkeypatch.setattr(inside.hosting._inferring, "place", waiting)
         identity = inside.identity(Role.DATA_OWNER)
         with Hand(inside, identity, "it") as early, Hand(inside, identity, "it") as late:
             early.reserve()
