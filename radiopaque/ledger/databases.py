@@ -38,6 +38,7 @@ CREATE TABLE mark (
     kept     {real} NOT NULL,
     PRIMARY KEY (peer, epoch)
 ) {suffix};
+CREATE INDEX mark_by_peer ON mark (peer, kept);
 CREATE TABLE party (
     name     TEXT NOT NULL,
     format   INTEGER NOT NULL,

@@ -17,6 +17,7 @@ from typing import Final
 
 from radiopaque.errors import (
     RadiopaqueError,
+    ResourceError,
     RestoredLedgerError,
     SessionStateError,
     StoreError,
@@ -36,6 +37,8 @@ from radiopaque.ledger.quotas import Charge
 from radiopaque.ledger.states import State, Transitions
 from radiopaque.wire import messages
 
+_MOST_EPOCHS: Final = 1000
+"""Of one peer's ledgers of which marks are kept."""
 _COLUMNS: Final = "id, state, created, artefact, binding, peer"
 
 
@@ -230,15 +233,22 @@ class Ledger:
         return number
 
     def mark(self, peer: str, epoch: bytes | None = None) -> Mark:
-        """What to tell a peer: of its ledger of ``epoch``, or of the one that it used last."""
+        """What to tell a peer: of its ledger of ``epoch``, or of the one that it used last.
+
+        Raises ResourceError for an ``epoch`` beyond those of which marks are kept.
+        """
+        values: tuple[object, ...] = (peer,)
+        condition = "peer = ? ORDER BY kept DESC LIMIT 1"
+        if epoch is not None:
+            condition, values = "peer = ? AND epoch = ?", (peer, epoch)
         with self._database.transaction() as connection:
             found = connection.execute(
-                "SELECT epoch, session FROM mark WHERE peer = ? ORDER BY kept DESC", (peer,)
-            ).fetchall()
-        for kept, session in found:
-            if epoch in (None, kept):
-                return Mark(self.epoch, kept, session)
-        return Mark(self.epoch, epoch or NOTHING)
+                f"SELECT epoch, session FROM mark WHERE {condition}",  # noqa: S608 - constant text
+                values,
+            ).fetchone()
+            if found is None and epoch is not None:
+                _check_room(connection, peer)
+        return Mark(self.epoch, *(found or (epoch or NOTHING, NOTHING)))
 
     def check_used(self, mark: Mark, peer: str | None = None) -> None:
         """Find out from what a peer says whether this ledger is a copy that was put back.
@@ -374,6 +384,16 @@ def _keep(connection: Transaction, seen: Seen | None) -> None:
         "ON CONFLICT (peer, epoch) DO UPDATE SET session = excluded.session, kept = excluded.kept",
         (seen.peer, seen.epoch, seen.session, time.time()),
     )
+
+
+def _check_room(connection: Transaction, peer: str) -> None:
+    """A peer draws its ledgers' epochs itself; to forget any would let a copy of it serve again."""
+    kept = connection.execute("SELECT count(*) FROM mark WHERE peer = ?", (peer,)).fetchone()[0]
+    if kept >= _MOST_EPOCHS:
+        raise ResourceError(
+            f"{kept} ledgers have used this certificate's name here, the limit; go on with one of "
+            "them, or get a certificate of another name"
+        )
 
 
 def _name(session: bytes) -> str:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from radiopaque.errors import MessageSizeError, RestoredLedgerError, UnknownSessionError
+from radiopaque.errors import (
+    MessageSizeError,
+    ResourceError,
+    RestoredLedgerError,
+    UnknownSessionError,
+)
 from radiopaque.ledger import DATA_OWNER, MARK_BYTES, NOTHING, Ledger, Mark, Seen, State
 
 THEIRS = bytes(range(16))
@@ -70,6 +76,40 @@ def test_the_newest_mark_of_each_ledger_of_a_peer_is_kept(ledger: Ledger) -> Non
     assert ledger.mark("vendor", THEIRS) == Mark(ledger.epoch, THEIRS, second)
     assert ledger.mark("vendor") == Mark(ledger.epoch, other, third)
     assert ledger.mark("somebody") == Mark(ledger.epoch, NOTHING, NOTHING)
+
+
+def test_a_peer_that_draws_epoch_after_epoch(ledger: Ledger) -> None:
+    """None is forgotten, for its ledger might be put back; those that are known go on."""
+    most = 1000
+    with ledger._database.transaction() as connection:
+        for _ in range(most - 1):
+            connection.execute(
+                "INSERT INTO mark VALUES (?, ?, ?, ?)",
+                ("clinic", secrets.token_bytes(16), secrets.token_bytes(16), 1.0),
+            )
+    last = bound(ledger)
+    assert ledger.mark("clinic", THEIRS) == Mark(ledger.epoch, THEIRS, NOTHING)
+    ledger.burn(last, Seen("clinic", THEIRS, last))
+    other = bytes(range(1, 17))
+    for _ in range(2):
+        with pytest.raises(ResourceError, match="1000 ledgers have used this certificate's name"):
+            ledger.mark("clinic", other)
+        assert ledger.mark("clinic", THEIRS) == Mark(ledger.epoch, THEIRS, last)
+        assert ledger.mark("clinic") == Mark(ledger.epoch, THEIRS, last)
+        assert ledger.mark("another", other) == Mark(ledger.epoch, other, NOTHING)
+
+
+@pytest.mark.parametrize("epoch", [None, THEIRS])
+def test_a_mark_is_asked_for_by_index(ledger: Ledger, epoch: bytes | None) -> None:
+    asked: list[str] = []
+    with ledger._database.transaction() as connection:
+        assert isinstance(connection, sqlite3.Connection)
+        connection.set_trace_callback(asked.append)
+    ledger.mark("vendor", epoch)
+    query = next(one for one in asked if "FROM mark" in one)
+    with ledger._database.transaction() as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
+    assert [step[3].split(" USING ")[0] for step in plan] == ["SEARCH mark"]
 
 
 def test_marks_that_fit(ledger: Ledger) -> None:
