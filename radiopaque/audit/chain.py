@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ from radiopaque.errors import StoreError
 HEAD_NAME: Final = "head"
 MAX_LINE_BYTES: Final = 1 << 14
 _ATTEMPTS: Final = 10
+_NO_HASH: Final = "it does not hold the hash of the line before it"
 _SEGMENT: Final = re.compile(r"audit-(\d{12})\.jsonl")
 _HEAD: Final = re.compile(rb"(\d{12}) ([0-9a-f]{64})\n")
 
@@ -179,6 +182,37 @@ def against_head(path: Path, segment: Segment, head: Head) -> Break | None:
     return Break(path, line - 1, f"the last line is not the one that the head names, {head.number}")
 
 
+def check_joints(paths: list[Path]) -> tuple[Head | None, Break | None]:
+    """Whether each file begins where the one before it ended, by their first and last lines alone.
+
+    Returns the end of the last file but one, where there is one, and what is wrong.
+    """
+    before = None
+    for path, following in pairwise(paths):
+        before, due = _end(path), first_number(following)
+        if before is None:
+            return before, Break(path, due - first_number(path), "the line is cut or missing")
+        if before.number != due - 1:
+            return before, Break(following, 1, _missing(before.number + 1, due - 1))
+        first = next(_lines(following), b"")
+        if first and _links(first) != (due, before.digest):
+            return before, Break(following, 1, _NO_HASH)
+    return before, None
+
+
+def _end(path: Path) -> Head | None:
+    """The last line of a file, None where it is not whole."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_LINE_BYTES))
+        line = file.read().splitlines(keepends=True)[-1:]
+    number = _links(line[0])[0] if line and line[0].endswith(b"\n") else None
+    return None if number is None else Head(number, digest(line[0]))
+
+
+def _missing(first: int, last: int) -> str:
+    return f"lines {first} to {last} are missing before this file"
+
+
 def check_segment(path: Path, before: Head | None, contains: str | None = None) -> Segment:
     """Follow the chain through one file, up to its first break.
 
@@ -194,7 +228,7 @@ def check_segment(path: Path, before: Head | None, contains: str | None = None) 
         return Segment(first, last, but_one, size, rest, found, broken)
 
     if last.number != first - 1:
-        return result(f"lines {last.number + 1} to {first - 1} are missing before this file")
+        return result(_missing(last.number + 1, first - 1))
     for line in _lines(path):
         if not line.endswith(b"\n"):
             rest = len(line)
@@ -203,7 +237,7 @@ def check_segment(path: Path, before: Head | None, contains: str | None = None) 
         if number != last.number + 1:
             return result(f"the line numbered {last.number + 1} is due, not {number}")
         if last.digest and previous != last.digest:
-            return result("it does not hold the hash of the line before it")
+            return result(_NO_HASH)
         if not last.digest:
             last = Head(last.number, previous or "")
         but_one, last = last, Head(last.number + 1, digest(line))

@@ -15,6 +15,7 @@ from radiopaque.audit.chain import (
     HEAD_NAME,
     Head,
     against_head,
+    check_joints,
     check_segment,
     digest,
     parse_head,
@@ -55,7 +56,8 @@ class Event(TypedDict, total=False):
 class AuditLog:
     """One party's log in a folder of its own, for all threads; closed to other processes.
 
-    Opening checks the last segment and the head. A line that the head does not count yet, from a
+    Opening checks the last segment, the head, and that each segment begins where the one before it
+    ended. A line that the head does not count yet, from a
     process that died in between, is taken over where it is whole, and cut off where it is not.
     """
 
@@ -168,10 +170,12 @@ class AuditLog:
             self._begin_segment()
             return
         path = found[-1]
-        # an empty segment follows the head; otherwise its own first line says what it follows
-        before = self._head if path.name == segment_name(self._head.number + 1) else None
+        before, broken = check_joints(found)
+        if before is None and path.name == segment_name(self._head.number + 1):
+            # an empty segment follows the head; otherwise its own first line says what it follows
+            before = self._head
         segment = check_segment(path, before)
-        broken = segment.broken or against_head(path, segment, self._head)
+        broken = broken or segment.broken or against_head(path, segment, self._head)
         if broken is not None:
             raise self._changed(str(broken))
         self._segment = os.open(path, os.O_WRONLY | os.O_APPEND)

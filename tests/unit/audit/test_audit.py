@@ -160,6 +160,8 @@ def test_a_missing_segment(tmp_path: Path, which: int) -> None:
     assert report.broken is not None
     assert report.broken.path == paths[which + 1]
     assert "are missing before this file" in report.broken.reason
+    with pytest.raises(StoreError, match=r"was changed: .*are missing before this file"):
+        AuditLog(folder, PARTY)
 
 
 def test_the_newest_segment_is_missing(tmp_path: Path) -> None:
@@ -188,6 +190,29 @@ def test_a_segment_of_another_log(tmp_path: Path) -> None:
     report = verify(folder)
     assert report.broken is not None
     assert (report.broken.path, report.broken.line) == (path, 1)
+    with pytest.raises(StoreError, match=f"was changed: {path.name}, line 1: it does not hold"):
+        AuditLog(folder, PARTY)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_end_of_an_older_segment(tmp_path: Path, which: int) -> None:
+    """What a party sees when it starts; the middle of an older file it leaves to the check."""
+    folder = filled(tmp_path, 12, segment_bytes=700)
+    path, following = files(folder)[which : which + 2]
+    good = lines(path)
+    for damaged, match in (
+        ([*good[:-1], change(good[-1])], f"{following.name}, line 1: it does not hold the hash"),
+        (good[:-1], f"{following.name}, line 1: lines .* are missing"),
+        ([*good[:-1], good[-1][:-1]], f"{path.name}, line {len(good)}: the line is cut"),
+        ([], f"{path.name}, line {len(good)}: the line is cut or missing"),
+        ([*good[:-1], b" " * (1 << 15), b"\n"], f"{path.name}, line {len(good)}: the line is cut"),
+    ):
+        path.write_bytes(b"".join(damaged))
+        with pytest.raises(StoreError, match=f"was changed: {match}"):
+            AuditLog(folder, PARTY)
+        assert not verify(folder).holds
+    path.write_bytes(b"".join(good))
+    AuditLog(folder, PARTY).close()
 
 
 def test_one_file_is_checked_with_what_follows(tmp_path: Path) -> None:
