@@ -17,8 +17,9 @@ from data_owner import journal
 from data_owner.artefacts import ArtefactCache, LocalModel, Offer, fetch_offer
 from data_owner.dealer_audit import Audited
 from data_owner.journal import Journal
+from data_owner.preparing import Prepared
 from data_owner.retry import Backoff
-from data_owner.sessions import Answer, Prepared, Sessions
+from data_owner.sessions import Answer, Sessions
 from data_owner.submission import Done, Failure, Progress, Submission, Wish, preprocessing_of
 from radiopaque.certificates import PeerIdentity, Role
 from radiopaque.engine.devices import open_device

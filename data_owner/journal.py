@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from data_owner.sessions import Answer, Prepared
+from data_owner.preparing import Prepared
+from data_owner.sessions import Answer
 from radiopaque.errors import StoreError
 from radiopaque.files import PRIVATE_FILE_MODE, sync_directory
 

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_owner.artefacts import Offer
+from data_owner.preparing import Prepared
 from data_owner.report import InferenceReport
-from data_owner.sessions import Answer, Prepared
+from data_owner.sessions import Answer
 from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.names import EngineName
 from radiopaque.engine.plans import AnyPlan

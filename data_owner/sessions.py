@@ -23,32 +23,19 @@ from numpy.typing import NDArray
 
 from data_owner.artefacts import LocalModel
 from data_owner.dealer_audit import Audited, audit, chosen, drawn, open_session
-from data_owner.engines import Infer, Offline, Opened
+from data_owner.engines import Infer, Opened
 from data_owner.goodbyes import Goodbyes
+from data_owner.preparing import Prepared, Preparer
 from data_owner.starting import RefusedError, begin
 from radiopaque.audit import AuditLog
 from radiopaque.audit.log import Event
 from radiopaque.engine.data_owner import SessionKey
 from radiopaque.errors import ProtocolError, SessionStateError
-from radiopaque.ledger import DATA_OWNER, Ledger, Mark, Seen, State
+from radiopaque.ledger import DATA_OWNER, Ledger, Seen, State
 from radiopaque.prg import SecretKey, new_id
 from radiopaque.telemetry import traces
-from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
 from radiopaque.transport.link import Link
-from radiopaque.wire import messages
-from radiopaque.wire.v1 import services_pb2 as pb
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What preparing one session took, in bytes of messages for each direction."""
-
-    session: bytes
-    seconds: float
-    bytes: dict[str, int]
-    opened: bool = False
-    """Whether it was opened to the vendor at once; it was dealt right, and is gone."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +84,7 @@ class Sessions:
         self._crypto_provider = crypto_provider
         self._deadline = deadline_seconds
         self._window_bytes = window_bytes
+        self._preparer = Preparer(self._ledger, model_owner, crypto_provider, deadline_seconds)
         self._mutex = threading.Lock()
         self._held: set[bytes] = set()
         self._goodbyes = Goodbyes()
@@ -269,36 +257,10 @@ class Sessions:
         """At the crypto provider and at the vendor; and what to keep beside key_D."""
         with self._audit.attempt("Prepare", **self._about(model, key.session)) as ended:
             with _traced("prepare", model, key.session):
-                prepared, kept = self._prepare_both(model, key)
+                prepared, kept = self._preparer.prepare(model, key)
             ended["sent_bytes"] = prepared.bytes["data_owner_to_model_owner"]
             ended["received_bytes"] = prepared.bytes["model_owner_to_data_owner"]
             return prepared, kept
-
-    def _prepare_both(self, model: LocalModel, key: SessionKey) -> tuple[Prepared, bytes]:
-        started = time.perf_counter()
-        dealer, vendor = Counters(), Counters()
-        self._reserve(key, dealer)
-        offline = model.engine.prepare(key)
-        reply = self._model_owner.upload(
-            "Prepare",
-            _requests(model, key.session, offline),
-            pb.PrepareReply,
-            vendor,
-            self._deadline,
-        )
-        prepared = Prepared(
-            key.session,
-            time.perf_counter() - started,
-            {
-                "crypto_provider_to_model_owner": reply.crypto_provider_to_model_owner_bytes,
-                "model_owner_to_crypto_provider": reply.model_owner_to_crypto_provider_bytes,
-                "crypto_provider_to_data_owner": dealer.received_bytes,
-                "data_owner_to_crypto_provider": dealer.sent_bytes,
-                "data_owner_to_model_owner": vendor.sent_bytes,
-                "model_owner_to_data_owner": vendor.received_bytes,
-            },
-        )
-        return prepared, offline.kept
 
     def _run(self, model: LocalModel, session: bytes, images: NDArray[np.floating]) -> Answer:
         with model.engine.open(self._deadline, self._window_bytes) as opened:
@@ -388,33 +350,7 @@ class Sessions:
             and row.session not in self._held
         ]
 
-    def _reserve(self, key: SessionKey, counters: Counters) -> None:
-        request = pb.ReserveRequest(
-            session=key.session,
-            plan_digest=key.artefact.plan_digest,
-            artefact=key.artefact.artefact,
-            key_d=key.key_d.reveal(),
-            epoch=self._ledger.epoch,
-        )
-        reply = self._crypto_provider.call(
-            "Reserve", request, pb.ReserveReply, counters, self._deadline
-        )
-        self._ledger.check_known(Mark.decode(reply.mark))
-
 
 def _traced(name: str, model: LocalModel, session: bytes) -> AbstractContextManager[None]:
     offer = model.offer
     return traces.span(name, session=session, model=offer.name, model_version=offer.version)
-
-
-def _requests(model: LocalModel, session: bytes, offline: Offline) -> Iterator[pb.PrepareRequest]:
-    yield pb.PrepareRequest(
-        header=pb.PrepareHeader(
-            session=session,
-            plan_digest=model.offer.id.plan_digest,
-            artefact=model.offer.id.artefact,
-            binding=model.binding,
-        )
-    )
-    for frame in offline.frames:
-        yield pb.PrepareRequest(frame=messages.from_frame(frame))

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from data_owner.journal import Image, Journal, Result
+from data_owner.preparing import Prepared
 from data_owner.retry import Backoff
-from data_owner.sessions import Answer, Prepared
+from data_owner.sessions import Answer
 from radiopaque.errors import StoreError
 
 ARTEFACT = bytes(range(16))
