@@ -117,6 +117,8 @@ class Hand:
 
     def prepare(self) -> Hand:
         """Reserve and upload as a good clinic does."""
+        # first, since kernels may have to be loaded, and reservations expire
+        assert self.frames
         self.reserve()
         self.upload()
         return self
