@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from radiopaque.engine.names import EngineName
-from radiopaque.errors import NotAnImageError, RadiopaqueError, StoreError
+from radiopaque.errors import NotAnImageError, RadiopaqueError, StoreError, UnknownModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,9 +128,8 @@ class _Run:
 
     def _failed(self, error: RadiopaqueError, image: str) -> None:
         self.code = self.code or error.exit_code
-        name = type(error).__name__
-        self.failures.append({"image": image, "error": name, "message": str(error)})
-        print(f"{name}: {printable(str(error))}", file=sys.stderr)
+        self.failures.append({"image": image, **_error_dict(error)})
+        _complain(error)
 
     def finish(self) -> None:
         """Print what is left to be printed; exit with the first failure's code."""
@@ -138,10 +137,9 @@ class _Run:
         if self.failures:
             answer["failures"] = self.failures
         if self.ended is not None:
-            name = type(self.ended).__name__
             self.code = self.ended.exit_code
-            answer |= {"error": name, "message": str(self.ended)}
-            print(f"{name}: {printable(str(self.ended))}", file=sys.stderr)
+            answer |= _error_dict(self.ended)
+            _complain(self.ended)
         if self.as_json:
             print(json.dumps(answer))
         if self.code:
@@ -183,24 +181,45 @@ def _prepare(
     Where one is wrong, DealerError, exit code 10, and the whole stock is burnt.
 
     With --json: {"prepared": [{"session", "seconds", "bytes", "opened"}], "stock": n,
-    "setup_bytes": {...}}.
+    "setup_bytes": {...}}. Where something ends it after the first, besides {"error", "message"}.
     """
+    prepared: list[dict[str, Any]] = []
+    ended: RadiopaqueError | None = None
     with _client(config, engine) as client, _progress() as tell:
-        prepared: list[dict[str, Any]] = []
-        for number in range(count):
-            tell(f"preparing session {number + 1} of {count}")
-            for item in client.prepare():
-                prepared.append({**asdict(item), "session": item.session.hex()})
-        stock, share = client.stock(), client.audit_share
-        setup = setup_bytes(client)
+        try:
+            for number in range(count):
+                tell(f"preparing session {number + 1} of {count}")
+                for item in client.prepare():
+                    prepared.append({**asdict(item), "session": item.session.hex()})
+        except RadiopaqueError as error:
+            if not prepared:
+                raise
+            ended = error
+        # asking for the stock of a model that is gone would end in the same error
+        stock = 0 if isinstance(ended, UnknownModelError) else client.stock()
+        share, setup = client.audit_share, setup_bytes(client)
+    answer: dict[str, Any] = {"prepared": prepared, "stock": stock, "setup_bytes": setup}
     if as_json:
-        print(json.dumps({"prepared": prepared, "stock": stock, "setup_bytes": setup}))
-        return
-    seconds = sum(item["seconds"] for item in prepared)
-    print(f"{count} session(s) prepared in {seconds:.1f} s; {stock} in stock")
-    if share:
-        opened = sum(item["opened"] for item in prepared)
-        print(f"dealer audit (audit_share {share:g}): {opened} of them opened, right, and gone")
+        print(json.dumps(answer | ({} if ended is None else _error_dict(ended))))
+    else:
+        seconds = sum(item["seconds"] for item in prepared)
+        made = f"{len(prepared)} of {count}" if ended else count
+        print(f"{made} session(s) prepared in {seconds:.1f} s; {stock} in stock")
+        if share:
+            opened = sum(item["opened"] for item in prepared)
+            print(f"dealer audit (audit_share {share:g}): {opened} of them opened, right, and gone")
+    if ended is not None:
+        _complain(ended)
+        raise typer.Exit(ended.exit_code)
+
+
+def _error_dict(error: RadiopaqueError) -> dict[str, str]:
+    """What JSON output says of an error that ended a command."""
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def _complain(error: RadiopaqueError) -> None:
+    print(f"{type(error).__name__}: {printable(str(error))}", file=sys.stderr)
 
 
 def _audit(
