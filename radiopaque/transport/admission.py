@@ -121,6 +121,11 @@ class Admission:
                 del self._under_way[peer]
             self._idle.notify_all()
 
+    def under_way(self) -> int:
+        """How many calls there are."""
+        with self._lock:
+            return self._under_way.total()
+
     def drain(self, seconds: float) -> bool:
         """Admit nobody from now on, and wait for those under way to end; whether all did."""
         with self._lock:

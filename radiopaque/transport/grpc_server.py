@@ -81,6 +81,7 @@ class Server:
                 f"the table of {service.name} must name {sorted(service.methods_by_name)}, "
                 f"it names {sorted(handlers)}"
             )
+        self._role = str(identity.role)
         self._watch = Watch(identity)
         most = concurrent_calls + _SPARE_CALLS
         self._pool = ThreadPoolExecutor(most, thread_name_prefix="radiopaque-call")
@@ -139,11 +140,18 @@ class Server:
         else with PeerUnavailableError.
         """
         self._health.serving = False
+        under_way = self._admission.under_way()
+        _log.info("draining", role=self._role, count=under_way, seconds=grace_seconds)
         drained = self._admission.drain(grace_seconds)
+        left = self._admission.under_way()
         # a call that has left may still have its last bytes to send
         self._server.stop(_FLUSH_SECONDS if drained else 0).wait()
         # gRPC leaves the threads of a pool that it was given waiting for more
         self._pool.shutdown(wait=False)
+        if drained:
+            _log.info("stopped", role=self._role)
+        else:
+            _log.warning("stopped, calls were broken off", role=self._role, count=left)
 
     def wait(self) -> None:
         """Block until the server has stopped."""

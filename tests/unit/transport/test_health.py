@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -85,9 +86,16 @@ class Held:
         return pb.ListModelsReply(models=[pb.ModelEntry(name="held")])
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the server logged of its end."""
+    lines = [record.getMessage() for record in caplog.records]
+    return [line for line in lines if line.startswith(("draining", "stopped"))]
+
+
 def test_draining_ends_what_is_under_way_and_refuses_the_rest(
-    make_host: Callable[..., Any],
+    make_host: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     host = make_host()
     held = Held(host)
     with ThreadPoolExecutor(2) as pool:
@@ -102,14 +110,19 @@ def test_draining_ends_what_is_under_way_and_refuses_the_rest(
                 list_models(late)
         assert not call.done()
         assert not stopping.done()
+        assert told(caplog) == ["draining role=model-owner count=1 seconds=20.0"]
         held.leave.set()
         assert call.result(10).models[0].name == "held"
         stopping.result(10)
+    assert told(caplog)[1:] == ["stopped role=model-owner"]
     with pytest.raises(PeerUnavailableError, match="cannot reach"):
         fresh_call(host)
 
 
-def test_what_outlasts_the_grace_is_cancelled(make_host: Callable[..., Any]) -> None:
+def test_what_outlasts_the_grace_is_cancelled(
+    make_host: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     host = make_host()
     held = Held(host)
     with ThreadPoolExecutor(1) as pool:
@@ -119,6 +132,10 @@ def test_what_outlasts_the_grace_is_cancelled(make_host: Callable[..., Any]) -> 
         with pytest.raises(Exception, match=r"broke off|cannot reach"):
             call.result(10)
         held.leave.set()
+    assert told(caplog) == [
+        "draining role=model-owner count=1 seconds=0.2",
+        "stopped, calls were broken off role=model-owner count=1",
+    ]
 
 
 def test_a_peer_with_its_share_of_calls_still_hears_how_the_server_is(
