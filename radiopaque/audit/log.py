@@ -49,6 +49,7 @@ class Event(TypedDict, total=False):
     version: str
     session: str
     outcome: str
+    count: int
     received_bytes: int
     sent_bytes: int
 

@@ -117,7 +117,9 @@ def _observe(
     opened.callback(audit.close)
     audit.write("party started")
     opened.callback(audit.write, "party stopped")
-    observers: list[Observer] = [Auditor(audit), meter]
+    auditor = Auditor(audit)
+    opened.callback(auditor.close)
+    observers: list[Observer] = [auditor, meter]
     where = {}
     if settings.metrics is not None:
         metrics = Metrics(identity, party.stock)

@@ -39,6 +39,7 @@ KEYS = {
     "version",
     "session",
     "outcome",
+    "count",
     "received_bytes",
     "sent_bytes",
     "previous",
@@ -164,6 +165,27 @@ def test_a_party_says_when_it_is_stopped(serving: Deployment) -> None:
     assert entries(serving.provider.store)[-1]["event"] == "party stopped"
     serving.provider.restart()
     assert entries(serving.provider.store)[-1]["event"] == "party started"
+
+
+def test_refusals_of_one_caller_do_not_fill_the_log(serving: Deployment) -> None:
+    """Those without lines of their own are in the log when the party has stopped, at the latest."""
+    clinic = serving.identity(Role.DATA_OWNER)
+    store = serving.provider.store
+    who = "data-owner 'data-owner'"
+    with Peer(Role.CRYPTO_PROVIDER, serving.provider.address, clinic) as peer:
+        for _ in range(35):
+            with pytest.raises(RoleError):
+                peer.call("Register", pb.RegisterRequest(), pb.RegisterReply, Counters(), SECONDS)
+    assert serving.provider.stop() == 0
+    try:
+        lines = of(store, event="Register refused", outcome="RoleError", peer=who)
+        assert sum(line.get("count", 1) for line in lines) >= 35
+        # a machine that is slow enough sees two minutes of it
+        assert len(lines) <= 2 * 11
+        assert any(line.get("count", 1) > 1 for line in lines)
+        assert entries(store)[-1]["event"] == "party stopped"
+    finally:
+        serving.provider.restart()
 
 
 @pytest.fixture
