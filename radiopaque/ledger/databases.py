@@ -31,6 +31,10 @@ CREATE TABLE session (
     holder   TEXT NOT NULL
 ) {suffix};
 CREATE INDEX session_by_state ON session (state, peer, created);
+CREATE INDEX session_unused ON session (state, used, created)
+    WHERE state = 'BURNT' AND used = 0;
+CREATE INDEX session_told ON session (state, used, peer, created)
+    WHERE state = 'BURNT' AND used = 2;
 CREATE TABLE mark (
     peer     TEXT NOT NULL,
     epoch    {blob} NOT NULL CHECK (length(epoch) = 16),

@@ -17,13 +17,12 @@ from typing import Final
 
 from radiopaque.errors import (
     RadiopaqueError,
-    ResourceError,
     RestoredLedgerError,
     SessionStateError,
     StoreError,
     UnknownSessionError,
 )
-from radiopaque.ledger import quotas
+from radiopaque.ledger import forgetting, quotas
 from radiopaque.ledger.databases import (
     FORMAT,
     AlreadyKnownError,
@@ -37,8 +36,6 @@ from radiopaque.ledger.quotas import Charge
 from radiopaque.ledger.states import State, Transitions
 from radiopaque.wire import messages
 
-_MOST_EPOCHS: Final = 1000
-"""Of one peer's ledgers of which marks are kept."""
 _COLUMNS: Final = "id, state, created, artefact, binding, peer"
 
 
@@ -190,13 +187,16 @@ class Ledger:
     def expire(self, state: State, seconds: float) -> int:
         """Burn the sessions that have been in a state since before so many seconds ago.
 
-        ``seconds`` count from the session's entry. Returns how many.
+        ``seconds`` count from the session's entry. Returns how many. What ended unused is forgotten
+        an hour after its entry, some of it at a time, by the parties that may do so.
         """
         with self._database.transaction() as connection:
             changed: int = connection.execute(
                 "UPDATE session SET state = ?, secret = NULL WHERE state = ? AND created < ?",
                 (State.BURNT, state, time.time() - seconds),
             ).rowcount
+            if self._transitions.forgets:
+                forgetting.forget_unused(connection, time.time())
         return changed
 
     def get(self, session: bytes) -> Entry:
@@ -247,7 +247,7 @@ class Ledger:
                 values,
             ).fetchone()
             if found is None and epoch is not None:
-                _check_room(connection, peer)
+                forgetting.check_room(connection, peer)
         return Mark(self.epoch, *(found or (epoch or NOTHING, NOTHING)))
 
     def check_used(self, mark: Mark, peer: str | None = None) -> None:
@@ -257,7 +257,7 @@ class Ledger:
         ``peer`` or of all, and RestoredLedgerError is raised; once, since the mark is then entered
         as used.
         """
-        self._check(mark, "used = 1", peer)
+        self._check(mark, "used > 0", peer)
 
     def check_known(self, mark: Mark, peer: str | None = None) -> None:
         """The same for a mark that must be known here, in whatever state."""
@@ -294,12 +294,14 @@ class Ledger:
         return burnt
 
     def _enter_as_used(self, connection: Transaction, session: bytes, peer: str) -> None:
+        """So that a peer's word counts once, of its newest ones: others are found out anew."""
         changed = connection.execute(
-            "UPDATE session SET used = 1 WHERE id = ?", (session,)
+            "UPDATE session SET used = ? WHERE id = ?", (forgetting.TOLD, session)
         ).rowcount
         if not changed:
             entry = Entry(session, State.BURNT, time.time(), NOTHING, None, peer)
-            self._insert(connection, entry, used=1)
+            self._insert(connection, entry, used=forgetting.TOLD)
+        forgetting.forget_told(connection, peer)
 
     def _insert(self, connection: Transaction, entry: Entry, used: int = 0) -> None:
         connection.execute(
@@ -384,16 +386,6 @@ def _keep(connection: Transaction, seen: Seen | None) -> None:
         "ON CONFLICT (peer, epoch) DO UPDATE SET session = excluded.session, kept = excluded.kept",
         (seen.peer, seen.epoch, seen.session, time.time()),
     )
-
-
-def _check_room(connection: Transaction, peer: str) -> None:
-    """A peer draws its ledgers' epochs itself; to forget any would let a copy of it serve again."""
-    kept = connection.execute("SELECT count(*) FROM mark WHERE peer = ?", (peer,)).fetchone()[0]
-    if kept >= _MOST_EPOCHS:
-        raise ResourceError(
-            f"{kept} ledgers have used this certificate's name here, the limit; go on with one of "
-            "them, or get a certificate of another name"
-        )
 
 
 def _name(session: bytes) -> str:

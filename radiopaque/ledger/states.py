@@ -32,13 +32,15 @@ class Transitions:
     ``steps`` says of each allowed step whether it erases the secret: those that do use the session,
     and messages leave after them. Every state may also go to BURNT, which erases. ``abandoned`` are
     states that no session can be in when the ledger is opened, unless the process died in the
-    middle of it or the ledger is a copy: such a session is burnt.
+    middle of it or the ledger is a copy: such a session is burnt. ``forgets``: what ended unused
+    need not be known for good, since no peer asks for it and this party draws its keys anew.
     """
 
     party: str
     initial: State
     steps: Mapping[tuple[State, State], bool]
     abandoned: frozenset[State]
+    forgets: bool = False
 
     @property
     def waiting(self) -> frozenset[State]:
@@ -86,6 +88,7 @@ MODEL_OWNER: Final = Transitions(
         }
     ),
     frozenset({State.PREPARING, State.STARTED, State.OPENED}),
+    forgets=True,
 )
 CRYPTO_PROVIDER: Final = Transitions(
     "crypto provider",
@@ -93,4 +96,5 @@ CRYPTO_PROVIDER: Final = Transitions(
     MappingProxyType({(State.RESERVED, State.DEALT): _ERASES}),  # before the first correction
     # A reservation waits for seconds. One that outlives the process may come from a copy.
     frozenset({State.RESERVED, State.DEALT}),
+    forgets=True,
 )

@@ -35,7 +35,7 @@ from radiopaque.ledger import (
 )
 
 psycopg = pytest.importorskip("psycopg")
-from radiopaque.ledger import postgresql, quotas  # noqa: E402
+from radiopaque.ledger import forgetting, postgresql, quotas  # noqa: E402
 from radiopaque.ledger.postgresql import PostgresqlDatabase  # noqa: E402
 
 PROGRAMS = [shutil.which(name) for name in ("initdb", "postgres")]
@@ -292,6 +292,26 @@ def test_marks_find_a_copy_that_was_put_back(opening: Opening) -> None:
     assert ledger.get(waiting).state is State.BURNT
     assert ledger.get(other).state is State.PREPARING
     ledger.check_used(unknown, "clinic")
+
+
+def test_what_may_be_forgotten_is(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting, "_UNUSED_SECONDS", 0.0)
+    monkeypatch.setattr(forgetting, "_MOST_TOLD", 2)
+    monkeypatch.setattr(forgetting, "_MOST_EPOCHS", 0)
+    ledger = opening()
+    used, unused = new(ledger), new(ledger)
+    ledger.advance(used, State.PREPARING, State.READY)
+    ledger.advance(used, State.READY, State.STARTED)
+    for session in (used, unused):
+        ledger.burn(session)
+    ledger.expire(State.READY, 60)
+    assert [row.session for row in ledger.rows(State.BURNT)] == [used]
+    for _ in range(3):
+        with pytest.raises(RestoredLedgerError):
+            ledger.check_used(Mark(ARTEFACT, ledger.epoch, secrets.token_bytes(16)), "clinic")
+    assert ledger.count(State.BURNT) == 3
+    with pytest.raises(ResourceError, match="get a certificate of another name"):
+        ledger.mark("clinic", ARTEFACT)
 
 
 def test_a_server_that_goes_away_is_found_again(server: Server, opening: Opening) -> None:
