@@ -133,6 +133,11 @@ class Admission:
             return self._idle.wait_for(lambda: not self._under_way, seconds)
 
 
+def party_of(method: MethodDescriptor) -> str:
+    """The role that serves a method."""
+    return _PARTIES.get(method.containing_service.full_name, "party")
+
+
 class Guard:
     """Around every call: admits the peer, and turns what goes wrong into a status."""
 
@@ -144,7 +149,7 @@ class Guard:
         context: grpc.ServicerContext,
     ) -> None:
         self._method: str = method.name
-        self._party = _PARTIES.get(method.containing_service.full_name, "party")
+        self._party = party_of(method)
         self._handler = handler
         self._admission = admission
         self._context = context
@@ -207,7 +212,7 @@ class Guard:
         return call
 
     def _abort(self, error: Exception) -> None:
-        public = public_error(error, self._method)
+        public = public_error(error, self._method, self._party)
         _log.warning(
             "call refused",
             method=self._method,

@@ -22,7 +22,7 @@ from radiopaque.errors import (
     without_traceback,
 )
 from radiopaque.telemetry import get_logger
-from radiopaque.transport.admission import Admission, Call, Guard, Handler
+from radiopaque.transport.admission import Admission, Call, Guard, Handler, party_of
 from radiopaque.transport.channel import Channel
 from radiopaque.transport.grpc_client import SERVICES
 from radiopaque.transport.health import SERVICE as HEALTH
@@ -234,7 +234,6 @@ def _method_handler(
     method: MethodDescriptor, handler: Handler, admission: Admission
 ) -> grpc.RpcMethodHandler:
     """gRPC's view of a row of the table; messages stay bytes and are decoded strictly here."""
-    name = method.name
     request_type = GetMessageClass(method.input_type)
 
     def decode(data: bytes, call: Call) -> Message:
@@ -264,7 +263,7 @@ def _method_handler(
         with Guard(method, handler, admission, context) as call:
             channel = ServingChannel(requests, call, context)
             worker = threading.Thread(
-                target=_serve_channel, args=(handler.function, channel, call, name), daemon=True
+                target=_serve_channel, args=(handler.function, channel, call, method), daemon=True
             )
             worker.start()
             try:
@@ -285,12 +284,15 @@ def _method_handler(
 
 
 def _serve_channel(
-    function: Callable[[Channel, Call], None], channel: ServingChannel, call: Call, method: str
+    function: Callable[[Channel, Call], None],
+    channel: ServingChannel,
+    call: Call,
+    method: MethodDescriptor,
 ) -> None:
     try:
         function(channel, call)
     except Exception as error:
-        channel.close(public_error(error, method))
+        channel.close(public_error(error, method.name, party_of(method)))
     else:
         channel.close()
 

@@ -30,7 +30,7 @@ from radiopaque.errors import (
     UnsupportedModelError,
 )
 from radiopaque.telemetry import get_logger
-from radiopaque.transport.tls import grpc
+from radiopaque.transport.tls import NO_TLS_SIGN, grpc, no_tls
 
 ERROR_KEY: Final = "radiopaque-error"
 RETRY_KEY: Final = "radiopaque-retry-seconds"
@@ -65,6 +65,7 @@ _TLS_SIGNS: Final = ("ssl", "certificate", "handshake", "verification")
 _SILENT_SIGNS: Final = ("handshake read failed", "handshake write failed")
 _CONNECT_SIGN: Final = "failed to connect"
 _NAME_SIGN: Final = "resol"
+_NO_GRPC_SIGN: Final = "missing selected ALPN property"
 # A server that refuses a certificate in TLS 1.3 can do so only after the client's last message of
 # the handshake; it then closes the connection.
 _CLOSED_SIGNS: Final = ("socket closed", "connection reset", "broken pipe")
@@ -75,15 +76,19 @@ _REMOVED_SIGN: Final = "stream removed"
 _log = get_logger(__name__)
 
 
-def public_error(error: Exception, method: str) -> RadiopaqueError:
-    """What a peer may know of ``error``; what it may not know is logged under a reference."""
+def public_error(error: Exception, method: str, party: str) -> RadiopaqueError:
+    """What a peer may know of ``error``; what it may not know is logged under a reference.
+
+    ``party`` is the role of the one that failed: a call may fail at a third party, further on.
+    """
     if isinstance(error, RadiopaqueError) and not isinstance(error, _LOCAL_ERRORS):
         return error
     reference = secrets.token_hex(4)
     _log.failure("a call failed inside", error, method=method, reference=reference)
     kind = type(error) if isinstance(error, RadiopaqueError) else RadiopaqueError
     return kind(
-        f"the peer failed inside; its operator finds the cause in its log under {reference}"
+        f"the {party.replace('-', ' ')} failed inside; its operator finds the cause in its log "
+        f"under {reference}"
     )
 
 
@@ -114,6 +119,13 @@ def from_rpc_error(error: grpc.RpcError, peer: str, address: str) -> RadiopaqueE
     refused = unconnected and any(sign in lowered for sign in _CLOSED_SIGNS)
     distrusted = any(sign in lowered for sign in _TLS_SIGNS)
     unavailable = code is grpc.StatusCode.UNAVAILABLE
+    if unavailable and NO_TLS_SIGN in details:
+        return no_tls(peer, address)
+    if unavailable and _NO_GRPC_SIGN in details:
+        return PeerUnavailableError(
+            f"the TLS server at {address} knows no gRPC, so it is no {peer}; another program has "
+            "this port: check the address and the port"
+        )
     if unavailable and not silent and (refused or distrusted):
         return AuthenticationError(
             f"the {peer} at {address} and this party do not accept each other's certificates; "

@@ -27,16 +27,20 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc  # noqa: E402 - the environment must be set first
 
 __all__ = [
+    "NO_TLS_SIGN",
     "accepts_tls12",
     "check_refuses_tls12",
     "client_context",
     "client_credentials",
     "grpc",
+    "no_tls",
     "server_context",
     "server_credentials",
     "trusting_only",
 ]
 
+NO_TLS_SIGN: Final = "WRONG_VERSION_NUMBER"
+"""What both TLS libraries say of bytes that are not TLS."""
 _CHECK_SECONDS: Final = 10.0
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - read, not bound
 
@@ -94,6 +98,8 @@ def trusting_only(
             presented = secure.getpeercert(binary_form=True) or b""
     except OSError as error:
         # one that holds as many connections as it may closes others before its part of a handshake
+        if isinstance(error, ssl.SSLError) and error.reason == NO_TLS_SIGN:
+            raise no_tls(role.text, address) from error
         if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
             raise AuthenticationError(
                 f"the {role.text} at {address} has no certificate that this party accepts; check "
@@ -116,6 +122,14 @@ def trusting_only(
         identity.revoked.check(certificate, f"of {stated}")
     pem = ssl.DER_cert_to_PEM_cert(presented).encode("ascii")
     return replace(identity, authorities=pem)
+
+
+def no_tls(peer: str, address: str) -> AuthenticationError:
+    """For an answer that is not one of TLS, where ``peer`` (its role) is due."""
+    return AuthenticationError(
+        f"no TLS server answers at {address}, so it is no {peer}; another program has this port: "
+        "check the address and the port"
+    )
 
 
 def _reason(error: ssl.SSLError) -> str:

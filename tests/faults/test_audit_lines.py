@@ -219,7 +219,7 @@ def test_what_cannot_be_written_down_is_not_served(
     monkeypatch.setattr(os, "fdatasync", full)
     # more often than there are slots: a call that was refused leaves its own
     for _ in range(5):
-        with pytest.raises(StoreError, match="the peer failed inside"):
+        with pytest.raises(StoreError, match="the model owner failed inside"):
             list_models(host.peer)
     assert not called.is_set()
 

@@ -214,7 +214,7 @@ def test_damaged_artefact_at_the_crypto_provider(serving: Deployment, hand: Hand
             until(lambda: reaches_the_provider(attempt))
             attempt.renew()
             attempt.reserve()
-            with pytest.raises(StoreError, match="the peer failed inside") as caught:
+            with pytest.raises(StoreError, match="the model owner failed inside") as caught:
                 attempt.upload()
         # the clinic's reference leads to the vendor's log, and that to the crypto provider's
         entry = entry_of(serving.owner, str(caught.value).split()[-1])

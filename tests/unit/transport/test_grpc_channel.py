@@ -189,6 +189,7 @@ def test_bugs_and_local_troubles_cross_as_a_reference(
     assert type(caught.value) is expected
     reference = str(caught.value).split()[-1]
     assert len(reference) == 8
+    assert str(caught.value).startswith("the model owner failed inside; ")
     assert reference in caplog.text
     assert "0123456789" not in str(caught.value) + caplog.text
     assert "/secret/path" not in str(caught.value)

@@ -96,7 +96,7 @@ def test_failures_and_refusals(
 
     for function, expected in ((fail, "ResourceError"), (crash, "RadiopaqueError")):
         observed.functions["ListModels"] = function
-        with pytest.raises(Exception, match=r"no|peer failed inside"):
+        with pytest.raises(Exception, match=r"no|the model owner failed inside"):
             list_models(observed.peer)
         until(lambda expected=expected: heard.ended_calls[-1:] == [("ListModels", expected, 0, 0)])
     assert heard.refused_calls == []
