@@ -17,7 +17,6 @@ from radiopaque.errors import StoreError
 HEAD_NAME: Final = "head"
 MAX_LINE_BYTES: Final = 1 << 14
 _ATTEMPTS: Final = 10
-_NO_HASH: Final = "it does not hold the hash of the line before it"
 _SEGMENT: Final = re.compile(r"audit-(\d{12})\.jsonl")
 _HEAD: Final = re.compile(rb"(\d{12}) ([0-9a-f]{64})\n")
 
@@ -122,8 +121,10 @@ def verify(path: Path, contains: str | None = None) -> Report:
 
     ``contains`` is the hash of a line that must be there. Raises StoreError for what is no log.
     """
-    folder = path if path.is_dir() else path.parent
     try:
+        if not path.exists():
+            raise StoreError(f"{path} does not exist; a log is the folder audit in a party's store")
+        folder = path if path.is_dir() else path.parent
         paths = segments(folder)
         if path != folder:
             first_number(path)
@@ -140,9 +141,15 @@ def verify(path: Path, contains: str | None = None) -> Report:
         return report
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"cannot read the audit log {path}: {error}; a log is a folder with the file "
+            f"cannot read the audit log {path}: {_why(error)}; a log is a folder with the file "
             f"{HEAD_NAME} and files named audit-NUMBER.jsonl"
         ) from error
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _verify(paths: list[Path], head: Head, contains: str | None) -> Report:
@@ -196,7 +203,7 @@ def check_joints(paths: list[Path]) -> tuple[Head | None, Break | None]:
             return before, Break(following, 1, _missing(before.number + 1, due - 1))
         first = next(_lines(following), b"")
         if first and _links(first) != (due, before.digest):
-            return before, Break(following, 1, _NO_HASH)
+            return before, Break(following, 1, _unlinked(1))
     return before, None
 
 
@@ -207,6 +214,12 @@ def _end(path: Path) -> Head | None:
         line = file.read().splitlines(keepends=True)[-1:]
     number = _links(line[0])[0] if line and line[0].endswith(b"\n") else None
     return None if number is None else Head(number, digest(line[0]))
+
+
+def _unlinked(line: int) -> str:
+    """Of a line of a file that does not hold the hash of the one before."""
+    before = f"line {line - 1}" if line > 1 else "the last line of the file before"
+    return f"it does not hold the hash of {before}: {before} or line {line} was changed"
 
 
 def _missing(first: int, last: int) -> str:
@@ -237,7 +250,7 @@ def check_segment(path: Path, before: Head | None, contains: str | None = None) 
         if number != last.number + 1:
             return result(f"the line numbered {last.number + 1} is due, not {number}")
         if last.digest and previous != last.digest:
-            return result(_NO_HASH)
+            return result(_unlinked(last.number - first + 2))
         if not last.digest:
             last = Head(last.number, previous or "")
         but_one, last = last, Head(last.number + 1, digest(line))

@@ -123,6 +123,42 @@ def test_the_check_names_the_line_where_the_chain_breaks(tmp_path: Path, damage:
         AuditLog(folder, PARTY)
 
 
+def test_the_reason_names_the_lines_to_look_at(tmp_path: Path) -> None:
+    """A line that was changed shows in the one after it."""
+    folder = filled(tmp_path)
+    (path,) = files(folder)
+    path.write_bytes(b"".join(DAMAGES["changed"][0](lines(path))))
+    broken = verify(folder).broken
+    assert broken is not None
+    assert str(broken).endswith("does not hold the hash of line 3: line 3 or line 4 was changed")
+
+
+def test_the_last_line_of_the_file_before_was_changed(tmp_path: Path) -> None:
+    folder = filled(tmp_path, 12, segment_bytes=700)
+    before, path = files(folder)[:2]
+    *most, last = lines(before)
+    before.write_bytes(b"".join([*most, change(last)]))
+    broken = verify(folder).broken
+    assert broken is not None
+    assert (broken.path, broken.line) == (path, 1)
+    assert "the last line of the file before or line 1 was changed" in broken.reason
+
+
+@pytest.mark.parametrize("name", ["", "audit-000000000001.jsonl", "elsewhere"])
+def test_what_is_not_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match=r"does not exist; a log is the folder audit in a party"):
+        verify(tmp_path / "audit" / name)
+
+
+def test_a_log_that_lost_its_head_is_said_in_words(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    (folder / HEAD_NAME).unlink()
+    with pytest.raises(StoreError) as raised:
+        verify(folder)
+    assert f"{folder / HEAD_NAME}: No such file" in str(raised.value)
+    assert "Errno" not in str(raised.value)
+
+
 def test_lines_that_were_chained_anew_do_not_have_the_heads_hash(tmp_path: Path) -> None:
     """Somebody who can compute hashes, and forgot the head."""
     folder = filled(tmp_path)
@@ -251,7 +287,7 @@ def test_what_is_no_log(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("")
     with pytest.raises(StoreError, match="is no file of an audit log"):
         verify(tmp_path / "x.jsonl")
-    with pytest.raises(StoreError, match="cannot read"):
+    with pytest.raises(StoreError, match="does not exist"):
         verify(tmp_path / "nothing" / "at all")
 
 
@@ -451,7 +487,7 @@ def test_the_command_says_where_the_chain_breaks(
             assert json.loads(printed)["broken"] == {
                 "file": str(path),
                 "line": 2,
-                "reason": "it does not hold the hash of the line before it",
+                "reason": "it does not hold the hash of line 1: line 1 or line 2 was changed",
             }
         else:
             assert printed.startswith(f"the chain breaks at {path}, line 2: it does not hold")
