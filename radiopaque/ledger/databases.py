@@ -6,6 +6,7 @@ is here: how a change is made durable, how an erased secret leaves the disk, who
 
 from __future__ import annotations
 
+import io
 import os
 import sqlite3
 import threading
@@ -57,6 +58,11 @@ CREATE INDEX spent_by_peer ON spent (peer, at);
 """
 
 
+_ENDED: Final = bytes(8)
+"""What a journal begins with that is not to be played back."""
+_BLOCK_BYTES: Final = 1 << 16
+
+
 class AlreadyKnownError(Exception):
     """A session id is in the ledger."""
 
@@ -102,12 +108,13 @@ class Database(Protocol):
 class SqliteFile:
     """One embedded file; one process at a time.
 
-    * ``journal_mode=TRUNCATE`` and ``synchronous=FULL``: when a call returns, the change is on the
+    * ``journal_mode=PERSIST`` and ``synchronous=FULL``: when a call returns, the change is on the
       disk. A write-ahead log would keep erased keys until some later checkpoint; a deleted journal
-      might come back after a loss of power and undo the change, a truncated one is synchronised
-      first;
-    * ``secure_delete``: an erased key is overwritten in the file. Disks keep old copies of blocks
-      out of any program's reach: encrypt the disk;
+      might come back after a loss of power and undo the change, the one that stays is marked as
+      ended, and synchronised, first;
+    * ``secure_delete``: an erased key is overwritten in the file, and here in the journal, which
+      has pages as they were before a change. Disks keep old copies of blocks out of any program's
+      reach: encrypt the disk;
     * a lock on a file beside it that the kernel drops with the process.
     """
 
@@ -116,11 +123,13 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         self.name = f"ledger {path}"
+        self._journal = path.with_name(path.name + "-journal")
         self._mutex = threading.Lock()
         make_private_directory(path.parent)
         self._lock = _take_lock(path)
         try:
-            with self._reported():
+            # which undoes what was interrupted
+            with self._reported(), _cleared(self._journal):
                 self.connection = _connect(path)
         except BaseException:
             os.close(self._lock)
@@ -149,6 +158,7 @@ class SqliteFile:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         with self._mutex, self._reported():
+            before = self.connection.total_changes
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self.connection
@@ -157,6 +167,10 @@ class SqliteFile:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise
+            finally:
+                if self.connection.total_changes != before:
+                    with _cleared(self._journal):
+                        pass
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -172,6 +186,41 @@ class SqliteFile:
                 f"{self.name} cannot be used: {error}; check the disk, "
                 "and restore no copy of it: sessions would serve twice"
             ) from error
+
+
+@contextmanager
+def _cleared(path: Path) -> Iterator[None]:
+    """Overwrites the pages in a journal afterwards, also if SQLite removes it meanwhile."""
+    try:
+        journal = path.open("r+b", buffering=0) if path.exists() else None
+    except OSError as error:
+        raise _not_overwritten(path, error) from error
+    if journal is None:
+        yield
+        return
+    with journal:
+        yield
+        try:
+            _overwrite(journal)
+        except OSError as error:
+            raise _not_overwritten(path, error) from error
+
+
+def _not_overwritten(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be overwritten: {error.strerror}; check the disk")
+
+
+def _overwrite(journal: io.FileIO) -> None:
+    """With zeros, if it has ended: one that has not still undoes its change."""
+    status = os.fstat(journal.fileno())
+    if status.st_nlink and journal.read(len(_ENDED)) != _ENDED:
+        return
+    journal.seek(0)
+    for start in range(0, status.st_size, _BLOCK_BYTES):
+        journal.write(bytes(min(_BLOCK_BYTES, status.st_size - start)))
+    os.fdatasync(journal.fileno())
+    if status.st_size > _BLOCK_BYTES:
+        journal.truncate(0)
 
 
 def wrong_format(name: str, found: object) -> StoreError:
@@ -207,7 +256,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         raise StoreError(f"cannot open ledger {path}: {error.strerror}") from error
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     for setting in (
-        "journal_mode = TRUNCATE",
+        "journal_mode = PERSIST",
         "synchronous = FULL",
         "secure_delete = ON",
         "temp_store = MEMORY",

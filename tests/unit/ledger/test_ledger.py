@@ -292,7 +292,7 @@ def test_settings_that_make_a_commit_durable(path: Path) -> None:
             name: file_of(ledger).connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("journal_mode", "synchronous", "secure_delete")
         }
-    assert settings == {"journal_mode": "truncate", "synchronous": 2, "secure_delete": 1}
+    assert settings == {"journal_mode": "persist", "synchronous": 2, "secure_delete": 1}
 
 
 def test_one_winner_among_threads(path: Path) -> None:
