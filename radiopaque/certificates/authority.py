@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +22,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from radiopaque.certificates.identity import CertificateFiles, Role, read
 from radiopaque.errors import ConfigError, StoreError
-from radiopaque.files import PRIVATE_DIRECTORY_MODE, PRIVATE_FILE_MODE, write_atomically
+from radiopaque.files import (
+    PRIVATE_DIRECTORY_MODE,
+    PRIVATE_FILE_MODE,
+    InUseError,
+    open_locked,
+    write_atomically,
+)
 
 _CA_VALIDITY: Final = timedelta(days=3650)
 _VALIDITY: Final = timedelta(days=397)
@@ -142,9 +150,38 @@ def request(directory: Path, role: Role, name: str, hosts: Sequence[str] = ()) -
 def revoke(ca_directory: Path, certificate: Path, days: int = 30) -> Path:
     """Take back a certificate of the development authority; returns its list, ``ca.crl``.
 
-    The list holds all that were revoked before, too, and is good for ``days``. Raises ConfigError.
+    The list holds all that were revoked before, too, and is good for ``days``. Raises ConfigError,
+    also where another process is at work with the authority.
     """
     ca_key, ca_certificate, _ = _authority(ca_directory)
+    with _alone(ca_directory):
+        return _with_revoked(ca_directory, ca_key, ca_certificate, certificate, days)
+
+
+@contextmanager
+def _alone(ca_directory: Path) -> Iterator[None]:
+    """Two lists that are made from the same one would each lack what the other adds."""
+    try:
+        descriptor = open_locked(_files(ca_directory, _CA_NAME).key)
+    except InUseError:
+        raise ConfigError(
+            f"another process is at work with the authority in {ca_directory}; try again"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot lock the authority's key: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _with_revoked(
+    ca_directory: Path,
+    ca_key: ec.EllipticCurvePrivateKey,
+    ca_certificate: x509.Certificate,
+    certificate: Path,
+    days: int,
+) -> Path:
     path = ca_directory / f"{_CA_NAME}.crl"
     now = datetime.now(UTC)
     builder = (

@@ -25,5 +25,6 @@ def _attack(context: typer.Context) -> None:
     if importlib.util.find_spec("training") is None:
         raise ConfigError("the training companion is not installed; install radiopaque[training]")
     # A process of its own: the product and its training companion never share one.
-    done = subprocess.run([sys.executable, "-m", "training.attack", *context.args], check=False)
+    words = [sys.executable, "-P", "-m", "training.attack", *context.args]
+    done = subprocess.run(words, check=False)
     raise typer.Exit(done.returncode)

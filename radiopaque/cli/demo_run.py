@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from radiopaque.certificates import CertificateFiles, Role, init_directory
 from radiopaque.cli.memory import MemoryWatch
 from radiopaque.cli.models import find_model, tensors
-from radiopaque.cli.parties import Parties, peer_table
+from radiopaque.cli.parties import COMMAND, Parties, peer_table
 from radiopaque.errors import RadiopaqueError
 
 Tell = Callable[[str], None]
@@ -41,7 +40,7 @@ def run_demo(folder: Path, wish: Wish, tell: Tell) -> dict[str, Any]:
     plan_task = _compile(model, folder / "compiled", wish.ring_bits)
     with _started(folder, certificates, tell) as (data_owner_config, memory):
         tell(f"data owner: fetching the model, preparing {_sessions(wish.repeat)}")
-        base = [sys.executable, "-m", "radiopaque", "data-owner"]
+        base = [*COMMAND, "data-owner"]
         config = ["--config", str(data_owner_config), "--json"]
         prepared = _call([*base, "prepare", "--count", str(wish.repeat), *config])
         tell(f"data owner: submitting {image.name}")

@@ -28,5 +28,5 @@ def _federation(context: typer.Context) -> None:
         )
     # The product and its companion never share a process: this one becomes the other, so that
     # signals reach the training itself.
-    words = [sys.executable, "-m", "training.flower", *context.args]
+    words = [sys.executable, "-P", "-m", "training.flower", *context.args]
     os.execv(sys.executable, words)  # noqa: S606

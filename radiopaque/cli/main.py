@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] and words[0] in PARTIES:
         keep_freed_memory()
-        leave_no_core_dump()
+    # the keys of a model and the images of a calibration are secrets as well
+    leave_no_core_dump()
     try:
         _application(words)(args=words, prog_name="radiopaque")
     except RadiopaqueError as error:

@@ -21,7 +21,8 @@ from radiopaque.errors import PeerUnavailableError
 
 _START_SECONDS = 180.0
 _STOP_SECONDS = 10.0
-_COMMAND = (sys.executable, "-m", "radiopaque")
+COMMAND = (sys.executable, "-P", "-m", "radiopaque")
+"""Without the current folder on the path: what lies there is not to be imported."""
 
 
 class Parties:
@@ -34,7 +35,7 @@ class Parties:
         self,
         folder: Path,
         certificates: Mapping[Role, CertificateFiles],
-        command: Sequence[str] = _COMMAND,
+        command: Sequence[str] = COMMAND,
     ) -> None:
         self.processes: dict[Role, subprocess.Popen[str]] = {}
         self._folder = folder

@@ -40,7 +40,7 @@ def _train(context: typer.Context) -> None:
     with tempfile.TemporaryDirectory(prefix="radiopaque-train-") as folder:
         handed = Path(folder) / "result.json"
         words = [*context.args, "--hand-over", str(handed)]
-        code = _run([sys.executable, "-m", "training.command", *words])
+        code = _run([sys.executable, "-P", "-m", "training.command", *words])
         if code != 0 or not handed.exists():  # such as for --help
             raise typer.Exit(code)
         result: dict[str, Any] = json.loads(handed.read_text(encoding="utf-8"))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import typer
@@ -34,6 +37,32 @@ def test_help_loses_nothing_to_markup() -> None:
     assert any("PKCS #10" in text for text in texts)
     for text in texts:
         assert Text.from_markup(text).plain == text
+
+
+@pytest.mark.parametrize("command", ["attack", "federation", "train", "demo"])
+def test_processes_import_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Neither those that a command becomes nor those that it starts."""
+    (tmp_path / "json.py").write_text("print('of the current folder')\nraise SystemExit(0)\n")
+    script = (
+        "import json, sys; from radiopaque.cli import main, parties\n"
+        "import subprocess\n"
+        "if sys.argv[1] == 'demo':\n"
+        "    subprocess.run([*parties.COMMAND, 'data-owner', '--help'])\n"
+        "else:\n"
+        "    main.main([sys.argv[1], '--help'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "of the current folder" not in done.stdout
+    assert "Usage" in done.stdout or "usage" in done.stdout, done.stderr
 
 
 def test_an_interrupted_command_says_so(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from radiopaque.certificates import (
 )
 from radiopaque.cli.main import main
 from radiopaque.errors import AuthenticationError, ConfigError
+from radiopaque.files import open_locked
 from tests.unit.certificates.hospital import Authority, root
 
 
@@ -250,6 +252,20 @@ def test_lists_of_the_development_authority_grow(tmp_path: Path) -> None:
     strange = init_directory(tmp_path / "other")[Role.DATA_OWNER]
     with pytest.raises(ConfigError, match="no certificate of the authority"):
         revoke(tmp_path / "ca", strange.certificate)
+
+
+def test_one_revokes_at_a_time(tmp_path: Path) -> None:
+    """Each list holds all that were revoked before; made side by side, one would lack the other."""
+    made = init_directory(tmp_path / "ca")
+    path = revoke(tmp_path / "ca", made[Role.DATA_OWNER].certificate)
+    before = path.read_bytes()
+    other = open_locked(tmp_path / "ca" / "ca.key")
+    with pytest.raises(ConfigError, match="another process is at work with the authority"):
+        revoke(tmp_path / "ca", made[Role.MODEL_OWNER].certificate)
+    assert path.read_bytes() == before
+    os.close(other)
+    revoke(tmp_path / "ca", made[Role.MODEL_OWNER].certificate)
+    assert len(list(x509.load_pem_x509_crl(path.read_bytes()))) == 2
     init_directory(tmp_path / "ca", force=True)
     assert not path.exists()
 
