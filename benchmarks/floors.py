@@ -98,7 +98,7 @@ def linear_seconds(plan: Plan, weights: Weights) -> float:
     dtype = ring_dtype(plan.ring_bits)
     words = Streams(SecretKey.generate(), bytes(32), bytes(16), "data-owner")
     total = 0.0
-    for number, linear_map in linear_maps(plan, weights.linear).items():
+    for number, linear_map in linear_maps(plan, weights.linear.items()).items():
         shape = plan.steps[plan.steps[number].inputs[0]].shape
         x = words.words(number, "floor", shape, dtype)
         total += min(_timed(partial(linear_map, x)) for _ in range(_MAP_REPEATS))

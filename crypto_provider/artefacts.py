@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from radiopaque.engine.artefact import ArtefactId, ArtefactKey, weight_mask_maps
+from radiopaque.engine.footprint import check_footprint, weights_bytes
 from radiopaque.engine.plans import AnyPlan, load_any
 from radiopaque.errors import AccessError, ResourceError, StoreError, UnknownModelError
 from radiopaque.files import make_private_directory, write_atomically
@@ -42,8 +43,9 @@ class Artefacts:
     """The registered artefacts on disk, and the linear maps of the few used last in memory."""
 
     def __init__(
-        self, directory: Path, *, most: int, maps_in_memory: int = 4, device: Device = CPU
+        self, directory: Path, *, most: int, model_bytes: int, device: Device = CPU
     ) -> None:
+        """``model_bytes``: memory that one artefact may take, and the maps that are kept."""
         make_private_directory(directory)
         self.device = device
         """Where the maps are."""
@@ -52,7 +54,7 @@ class Artefacts:
         self._lock = threading.Lock()
         self._known: dict[bytes, Registered] = {}
         self._maps: OrderedDict[bytes, Mapping[int, LinearMap]] = OrderedDict()
-        self._maps_in_memory = maps_in_memory
+        self._model_bytes = model_bytes
 
     def register(self, owner: str, plan_bytes: bytes, key: ArtefactKey) -> None:
         """Remember an artefact; the same again changes nothing.
@@ -60,6 +62,7 @@ class Artefacts:
         Raises PlanError, AccessError (the id belongs to another artefact) or ResourceError.
         """
         plan = load_any(plan_bytes, key.id.plan_digest)
+        self._check(plan)
         with self._lock:
             present = self._find(key.id.artefact)
             if present is not None:
@@ -117,9 +120,17 @@ class Artefacts:
         maps = weight_mask_maps(registered.plan, registered.key, self.device)
         with self._lock:
             self._maps[artefact] = maps
-            while len(self._maps) > self._maps_in_memory:
+            while sum(map(self._map_bytes, self._maps)) > self._model_bytes:
                 self._maps.popitem(last=False)
         return maps
+
+    def _map_bytes(self, artefact: bytes) -> int:
+        plan = self._known[artefact].plan
+        return weights_bytes(plan) if isinstance(plan, Plan) else 0
+
+    def _check(self, plan: AnyPlan) -> None:
+        """Before memory is taken for it: a registration is short, whatever it asks for."""
+        check_footprint(plan, self._model_bytes, "crypto provider")
 
     def _path(self, artefact: bytes) -> Path:
         return self._directory / f"{artefact.hex()}{_SUFFIX}"
@@ -129,7 +140,9 @@ class Artefacts:
             path = self._path(artefact)
             if not path.exists():
                 return None
-            self._known[artefact] = _parse(path, artefact)
+            registered = _parse(path, artefact)
+            self._check(registered.plan)
+            self._known[artefact] = registered
         return self._known[artefact]
 
 

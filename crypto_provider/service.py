@@ -44,6 +44,7 @@ class CryptoProvider:
         store: Path,
         *,
         most_models: int,
+        model_bytes: int,
         most_reserved: int,
         most_reserved_per_clinic: int,
         reservation_seconds: float,
@@ -52,7 +53,9 @@ class CryptoProvider:
         ledger: Ledger | None = None,
     ) -> None:
         open_store(store)
-        self._artefacts = Artefacts(store / "artefacts", most=most_models, device=device)
+        self._artefacts = Artefacts(
+            store / "artefacts", most=most_models, model_bytes=model_bytes, device=device
+        )
         self._ledger = ledger or Ledger(store / "sessions.sqlite", CRYPTO_PROVIDER)
         self._most_reserved = most_reserved
         self._most_reserved_per_clinic = most_reserved_per_clinic

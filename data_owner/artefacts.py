@@ -19,6 +19,7 @@ from radiopaque.engine.artefact import (
 from radiopaque.engine.crypten.encoding import encode_plan
 from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.crypten.process import check_installed
+from radiopaque.engine.footprint import check_footprint
 from radiopaque.engine.plans import AnyPlan, load_any
 from radiopaque.errors import (
     MessageOrderError,
@@ -59,12 +60,15 @@ class LocalModel:
         return binding_digest(self.offer.id, self.engine.weights_digest)
 
 
-def fetch_offer(peer: Peer, name: str, version: str, counters: Counters, deadline: float) -> Offer:
-    """Ask for a model's plan and check it (rules, ranges, digest)."""
+def fetch_offer(
+    peer: Peer, name: str, version: str, counters: Counters, deadline: float, model_bytes: int
+) -> Offer:
+    """Ask for a model's plan and check it (rules, ranges, digest, the memory that it takes)."""
     request = pb.FetchPlanRequest(name=name, version=version)
     reply = peer.call("FetchPlan", request, pb.FetchPlanReply, counters, deadline)
     digest = messages.digest(reply.plan_digest, "plan digest")
     plan = load_any(reply.plan, digest)
+    check_footprint(plan, model_bytes, "data owner")
     artefact = ArtefactId(digest, messages.artefact_id(reply.artefact))
     weights = messages.digest(reply.weights_digest, "weights digest")
     if reply.name != name or (version and reply.version != version):

@@ -160,6 +160,7 @@ class Client:
             config.version or "",
             self.setup,
             config.deadline_seconds,
+            config.model_bytes,
         )
 
     def stock(self) -> int:

@@ -17,6 +17,8 @@ from radiopaque.config_files import Table, print_example, read_file
 from radiopaque.engine.names import DeviceName, EngineName
 from radiopaque.engine.window import WINDOW_BYTES
 
+MODEL_BYTES: Final = 3_000_000_000
+"""Enough for VGG-16 in the ring of 64 bits."""
 _COLLECTOR: Final = re.compile(
     r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d{1,5})?(/[\w./-]*)?"
 )
@@ -169,6 +171,12 @@ class CryptoProviderLimits(CallLimits):
     concurrent_calls: Count = Field(64, description="Calls under way at once.")
     calls_per_peer: Count = Field(32, description="Of one caller's.")
     models: Count = Field(100, description="Registered models.")
+    model_bytes: Bytes = Field(
+        MODEL_BYTES,
+        description="Memory, of the device, for dealing one session, by the model's plan: masks of "
+        "weights and values, and the work on the largest gate. Models that take more are refused. "
+        "As much holds the masks of weights that were used last.",
+    )
     reserved_sessions: Count = Field(10_000, description="Sessions that wait to be dealt.")
     reserved_per_clinic: Count = Field(100, description="Of one data owner's.")
     reservation_seconds: Seconds = Field(
@@ -362,6 +370,11 @@ class DataOwnerConfig(Table):
         WINDOW_BYTES,
         description="Memory, of the device, for the material of one inference. What is beyond it "
         "(or beyond the largest layer, if that takes more) is computed while the inference runs.",
+    )
+    model_bytes: Bytes = Field(
+        MODEL_BYTES,
+        description="Memory, of the device, for the model, by its plan: weights, values that exist "
+        "at one time, and the work on the largest gate. Models that take more are refused.",
     )
     audit_share: float = Field(
         0.0,

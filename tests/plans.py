@@ -68,6 +68,13 @@ class PlanBuilder:
         return p.Plan(self.ring_bits, self._name, "1", tuple(self._steps))
 
 
+def product_plan(columns: int, rows: int, ring_bits: int = 64) -> p.Plan:
+    """One row by a matrix: a plan of some bytes for weights of any size."""
+    builder = PlanBuilder(ring_bits, (1, rows), limit=1)
+    builder.add(p.MatrixProduct(columns), 0, shape=(1, columns))
+    return builder.finish()
+
+
 def edge_values(limit: int, shift: int, count: int, rng: random.Random) -> list[int]:
     """Range ends and rounding borders, then random numbers of every magnitude; exact as floats."""
     unit = 1 << shift

@@ -40,6 +40,7 @@ def _serve(
     party = CryptoProvider(
         settings.store,
         most_models=limits.models,
+        model_bytes=limits.model_bytes,
         most_reserved=limits.reserved_sessions,
         most_reserved_per_clinic=limits.reserved_per_clinic,
         reservation_seconds=limits.reservation_seconds,

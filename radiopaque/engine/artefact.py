@@ -9,7 +9,7 @@ Source: docs/protocol.md, sections 3, 4.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,13 +46,12 @@ class ArtefactKey:
         return cls(ArtefactId(plan_digest, new_id()), SecretKey.generate())
 
 
-def weight_masks(plan: Plan, artefact: ArtefactKey) -> dict[int, RingArray]:
-    """B of every linear gate, by gate."""
+def weight_masks(plan: Plan, artefact: ArtefactKey) -> Iterator[tuple[int, RingArray]]:
+    """(gate, B) of every linear gate in plan order, each made when it is asked for."""
     streams = Streams(artefact.key_b, artefact.id.plan_digest, artefact.id.artefact, "artefact")
     dtype = ring_dtype(plan.ring_bits)
-    return {
-        gate: streams.words(gate, "weights", shape, dtype) for gate, shape in plan.weight_shapes()
-    }
+    for gate, shape in plan.weight_shapes():
+        yield gate, streams.words(gate, "weights", shape, dtype)
 
 
 def weight_mask_maps(
@@ -64,11 +63,10 @@ def weight_mask_maps(
 
 def mask_weights(plan: Plan, weights: Weights, artefact: ArtefactKey) -> bytes:
     """F = W - B of all linear gates in plan order, as the bytes that clinics receive."""
-    masks = weight_masks(plan, artefact)
     word = ring_dtype(plan.ring_bits).newbyteorder("<")
     return b"".join(
-        (weights.linear[gate] - masks[gate]).astype(word, copy=False).tobytes()
-        for gate, _ in plan.weight_shapes()
+        (weights.linear[gate] - mask).astype(word, copy=False).tobytes()
+        for gate, mask in weight_masks(plan, artefact)
     )
 
 
@@ -98,15 +96,18 @@ class MaskedWeights:
                 f"the masked weights take {masked_weights_size(plan)} bytes, got {len(data)}; "
                 "fetch the model again"
             )
-        word = ring_dtype(plan.ring_bits)
-        flat: NDArray[np.unsignedinteger] = np.frombuffer(data, word.newbyteorder("<"))
-        weights: dict[int, RingArray] = {}
-        start = 0
-        for gate, shape in plan.weight_shapes():
-            size = int(np.prod(shape, dtype=np.int64))
-            weights[gate] = flat[start : start + size].astype(word).reshape(shape)
-            start += size
-        return cls(linear_maps(plan, weights, device), weights_digest(data), device)
+        return cls(linear_maps(plan, _parsed(plan, data), device), weights_digest(data), device)
+
+
+def _parsed(plan: Plan, data: bytes) -> Iterator[tuple[int, RingArray]]:
+    """(gate, F) from the bytes of :func:`mask_weights`."""
+    word = ring_dtype(plan.ring_bits)
+    flat: NDArray[np.unsignedinteger] = np.frombuffer(data, word.newbyteorder("<"))
+    start = 0
+    for gate, shape in plan.weight_shapes():
+        size = int(np.prod(shape, dtype=np.int64))
+        yield gate, flat[start : start + size].astype(word).reshape(shape)
+        start += size
 
 
 def weights_digest(data: bytes) -> bytes:

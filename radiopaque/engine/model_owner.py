@@ -38,7 +38,7 @@ class Model:
         self.plan = plan
         self.wiring = Wiring(plan)
         self.device = device
-        self.maps: Mapping[int, LinearMap] = linear_maps(plan, weights.linear, device)
+        self.maps: Mapping[int, LinearMap] = linear_maps(plan, weights.linear.items(), device)
         self.constants: Mapping[int, Array] = {
             number: device.upload(constant) for number, constant in weights.constants.items()
         }

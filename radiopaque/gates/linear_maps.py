@@ -7,7 +7,7 @@ makes F*A + B*A = W*A.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from radiopaque.graph.plan import LINEAR_GATES, Plan
 from radiopaque.kernels.cpu import CPU
@@ -18,14 +18,16 @@ __all__ = ["LinearMap", "linear_maps"]
 
 
 def linear_maps(
-    plan: Plan, weights: Mapping[int, RingArray], device: Device = CPU
+    plan: Plan, weights: Iterable[tuple[int, RingArray]], device: Device = CPU
 ) -> dict[int, LinearMap]:
-    """The maps of all linear gates of a plan, by gate number, on arrays of a device.
+    """The maps of linear gates of a plan, by gate number, on arrays of a device.
 
-    Weights are brought there and packed once for the kernels.
+    ``weights`` are (gate, words), which are brought there and packed once for the kernels, one
+    after the other, so that a generator need not hold them all.
     """
-    return {
-        number: device.linear_map(step.gate, weights[number])
-        for number, step in enumerate(plan.steps)
-        if isinstance(step.gate, LINEAR_GATES)
-    }
+    maps = {}
+    for number, words in weights:
+        gate = plan.steps[number].gate
+        if isinstance(gate, LINEAR_GATES):
+            maps[number] = device.linear_map(gate, words)
+    return maps

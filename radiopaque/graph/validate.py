@@ -61,8 +61,8 @@ def validate_plan(plan: p.Plan) -> None:
     for what, found, most in (
         ("multiply-adds", work, MAX_MULTIPLY_ADDS),
         ("truncated and compared elements", opened, MAX_OPENED_ELEMENTS),
-        ("weights", _packed_weights(plan), MAX_WEIGHTS),
-        ("elements at one time", _live_elements(plan), MAX_LIVE_ELEMENTS),
+        ("weights", packed_weights(plan), MAX_WEIGHTS),
+        ("elements at one time", live_elements(plan), MAX_LIVE_ELEMENTS),
         ("bands times operands", _turns(plan), MAX_TURNS),
     ):
         if found > most:
@@ -94,7 +94,7 @@ def _multiply_adds(plan: p.Plan, step: p.Step) -> int:
     return step.size * len(step.inputs)
 
 
-def _packed_weights(plan: p.Plan) -> int:
+def packed_weights(plan: p.Plan) -> int:
     """Weights as the kernels hold them: the channels of every group rounded up to eight."""
     total = 0
     for number, shape in plan.weight_shapes():
@@ -107,7 +107,7 @@ def _packed_weights(plan: p.Plan) -> int:
     return total
 
 
-def _live_elements(plan: p.Plan) -> int:
+def live_elements(plan: p.Plan) -> int:
     """Most elements that a walk over the plan holds at one time."""
     most = live = 0
     for step, freed in zip(plan.steps, plan.last_uses(), strict=True):

@@ -59,6 +59,7 @@ class Inside:
         self.dealing = CryptoProvider(
             folder / "crypto-provider",
             most_models=deals.models,
+            model_bytes=deals.model_bytes,
             most_reserved=deals.reserved_sessions,
             most_reserved_per_clinic=deals.reserved_per_clinic,
             reservation_seconds=deals.reservation_seconds,

@@ -15,17 +15,21 @@ from radiopaque.errors import (
     MessageSizeError,
     MessageValueError,
     PlanDigestError,
+    PlanError,
     RadiopaqueError,
     SessionStateError,
 )
+from radiopaque.graph.plan import plan_digest
 from radiopaque.ledger import Mark
 from radiopaque.prg import new_id
 from radiopaque.wire.frames import Frame, Kind
+from radiopaque.wire.plans import encode_plan
 from radiopaque.wire.v1 import services_pb2 as pb
 from tests.e2e.networks import lungs
 from tests.e2e.parties import ledger_on_disk, until
 from tests.faults.inside import Inside, Rewritten, redealing, rewriting
 from tests.faults.test_messages import ONE_FRAME, lengthened, shortened
+from tests.plans import product_plan
 
 DUE = (Kind.READY, Kind.TOP_BIT, Kind.OPENING, Kind.DECISION, Kind.RESULT)
 
@@ -183,10 +187,16 @@ def reply_with(**fields: Any) -> Callable[..., Any]:
     return answer
 
 
+HUGE = encode_plan(product_plan(1 << 14, 1 << 14))
 OFFERS: dict[str, tuple[dict[str, Any], type[RadiopaqueError], str]] = {
     "another digest": ({"plan_digest": bytes(32)}, PlanDigestError, "digest"),
     "a digest too short": ({"plan_digest": bytes(31)}, MessageSizeError, "must have 32"),
     "no plan": ({"plan": b"\xff" * 50}, PlanDigestError, "fetch"),
+    "a plan that asks for gigabytes": (
+        {"plan": HUGE, "plan_digest": plan_digest(HUGE)},
+        PlanError,
+        "the data owner, over its limit model_bytes",
+    ),
     "another model's name": ({"name": "hearts"}, MessageValueError, "another one"),
     "an artefact id too long": ({"artefact": bytes(17)}, MessageSizeError, "must have 16"),
     "another F": ({"weights_digest": bytes(32)}, PlanDigestError, "stated digest"),

@@ -14,6 +14,7 @@ import pytest
 from crypto_provider.service import CryptoProvider
 from data_owner import Client
 from radiopaque.certificates import Role
+from radiopaque.config import MODEL_BYTES
 from radiopaque.errors import RestoredLedgerError, SessionStateError
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import GrpcChannel, Peer
@@ -195,6 +196,7 @@ def test_a_reservation_that_is_too_old_is_not_dealt(
     party = CryptoProvider(
         tmp_path / "provider",
         most_models=1,
+        model_bytes=MODEL_BYTES,
         most_reserved=10,
         most_reserved_per_clinic=10,
         reservation_seconds=60.0,

@@ -143,7 +143,7 @@ def test_a_product_correction_would_give_the_weights_to_the_data_owner() -> None
         row, column = np.argwhere(odd[channel])[0]
         inverse = pow(int(mask[0, channel, row, column]), -1, 1 << 32)
         b = int(product[0, channel, row, column]) * inverse % (1 << 32)
-        weights = artefacts.weight_masks(PLAN, session.artefact)[gate]
+        weights = dict(artefacts.weight_masks(PLAN, session.artefact))[gate]
         assert b == int(weights[0, channel, 0, 0])
 
     received = {frame.kind for frame in session.to_data_owner}

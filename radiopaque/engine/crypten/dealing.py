@@ -37,14 +37,16 @@ def deal(
 
 def correction(request: Request, number: int, data_owner: Streams, model_owner: Streams) -> Words:
     """What turns the data owner's stream ``c`` into the other half of the tuple's last part."""
-    left_d, right_d = factors(request, number, data_owner)
-    left_o, right_o = factors(request, number, model_owner)
-    last = last_part(request, number, data_owner)
     binary = request.kind in (TupleKind.CONJUNCTION, TupleKind.BIT)
-    a = left_d ^ left_o if binary else left_d + left_o
-    b = None
-    if right_d is not None and right_o is not None:
-        b = right_d ^ right_o if binary else right_d + right_o
+    add = np.bitwise_xor if binary else np.add
+    a, b = factors(request, number, data_owner)
+    left, right = factors(request, number, model_owner)
+    add(a, left, out=a)
+    if b is not None and right is not None:
+        add(b, right, out=b)
+    # as large as the layer's weights
+    del left, right
+    last = last_part(request, number, data_owner)
     value = _related(request, a, b)
     return value ^ last if request.kind is TupleKind.CONJUNCTION else value - last
 

@@ -127,14 +127,14 @@ def validate(program: Program) -> None:
         raise PlanError("a program has one input, its first operation; compile the model again")
     for number, operation in enumerate(operations):
         _check_shape(number, operation, operations)
-    live = _live_elements(program)
+    live = live_elements(program)
     if live > MAX_LIVE_ELEMENTS:
         raise PlanError(
             f"a program holds {live} elements at one time, over the limit of {MAX_LIVE_ELEMENTS}"
         )
 
 
-def _live_elements(program: Program) -> int:
+def live_elements(program: Program) -> int:
     """Most elements that exist at one time: all secret tensors, and what is still to be read."""
     held = sum(prod(shape) for _, shape in program.constant_shapes())
     most = live = 0
