@@ -15,13 +15,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from model_owner.hosting import HostedModel
+from radiopaque.certificates import PeerIdentity
 from radiopaque.engine.plans import check_revealed
 from radiopaque.errors import AccessError, ResourceError
 from radiopaque.ledger.quotas import Charge, duration
-from radiopaque.transport.grpc_server import Call, Handler
+from radiopaque.transport.grpc_server import Handler
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,14 @@ class Policy:
 
     def guarded(self, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
         """A service's table, for the admitted clinics alone."""
+        return {name: replace(handler, admit=self.admit) for name, handler in handlers.items()}
 
-        def for_admitted(function: Callable[..., Any]) -> Callable[..., Any]:
-            def guarded(messages: Any, call: Call) -> Any:
-                self.admit(call.peer.name)
-                return function(messages, call)
-
-            return guarded
-
-        return {
-            name: replace(handler, function=for_admitted(handler.function))
-            for name, handler in handlers.items()
-        }
-
-    def admit(self, clinic: str) -> None:
+    def admit(self, clinic: PeerIdentity) -> None:
         """Raises AccessError for a clinic that is not on the list."""
-        if self._rules.clinics is not None and clinic not in self._rules.clinics:
+        if self._rules.clinics is not None and clinic.name not in self._rules.clinics:
             raise AccessError(
-                f"the clinic {clinic!r} is not on this model owner's list; ask the vendor to admit "
-                "it by the name in its certificate"
+                f"the clinic {clinic.name!r} is not on this model owner's list; ask the vendor to "
+                "admit it by the name in its certificate"
             )
 
     def charge(self, images: int) -> Charge | None:

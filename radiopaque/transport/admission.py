@@ -65,6 +65,8 @@ class Handler:
     roles: frozenset[Role]
     any_version: bool = False
     """Whether callers of another protocol version may call it, and those that state none."""
+    admit: Callable[[PeerIdentity], None] | None = None
+    """Raises an error for those in these roles that may not call it all the same."""
 
 
 class Admission:
@@ -195,6 +197,8 @@ class Guard:
                 f"{self._method} is for {' or '.join(sorted(self._handler.roles))}; "
                 f"this certificate is that of the {peer}"
             )
+        if self._handler.admit is not None:
+            self._handler.admit(peer)
         if not self._handler.any_version:
             caller = versions.stated(self._context.invocation_metadata())
             versions.check(caller, peer.role, self._party)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -119,7 +119,7 @@ class Inside:
 
     def _listen(self, role: Role, handlers: Mapping[str, Handler]) -> Listening:
         table = {
-            name: Handler(self._perhaps(name, handler.function), handler.roles)
+            name: replace(handler, function=self._perhaps(name, handler.function))
             for name, handler in handlers.items()
         }
         server = Server(self.identity(role), table)

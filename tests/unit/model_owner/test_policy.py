@@ -17,7 +17,7 @@ from radiopaque.errors import AccessError, ConfigError, ResourceError
 from radiopaque.graph.plan import Output, Plan
 from radiopaque.ledger import MODEL_OWNER, Ledger, State, quotas
 from radiopaque.prg import new_id
-from radiopaque.transport.grpc_server import Call, Handler
+from radiopaque.transport.grpc_server import Handler
 from tests.e2e.networks import lungs
 
 HOUR = 3600.0
@@ -188,17 +188,16 @@ def test_without_a_quota_nothing_is_counted(opened: Callable[..., Store]) -> Non
     charge(opened(images=1), 1)
 
 
-def test_only_clinics_on_the_list_reach_a_method(opened: Callable[..., Store]) -> None:
-    store = opened(clinics=("a", "b"))
-    table = {"Infer": Handler(lambda request, call: request, frozenset({Role.DATA_OWNER}))}
-    guarded = store.policy.guarded(table)["Infer"]
-    assert guarded.roles == table["Infer"].roles
-    call = Call(PeerIdentity(Role.DATA_OWNER, "b"), 1.0)
-    assert guarded.function("x", call) == "x"
-    stranger = Call(PeerIdentity(Role.DATA_OWNER, "c"), 1.0)
+def test_only_clinics_on_the_list_are_admitted(opened: Callable[..., Store]) -> None:
+    handler = Handler(lambda request, call: request, frozenset({Role.DATA_OWNER}))
+    guarded = opened(clinics=("a", "b")).policy.guarded({"Infer": handler})["Infer"]
+    assert replace(guarded, admit=None) == handler
+    assert guarded.admit is not None
+    guarded.admit(PeerIdentity(Role.DATA_OWNER, "b"))
+    stranger = PeerIdentity(Role.DATA_OWNER, "c")
     with pytest.raises(AccessError, match="'c' is not on this model owner's list"):
-        guarded.function("x", stranger)
-    assert opened().policy.guarded(table)["Infer"].function("x", stranger) == "x"
+        guarded.admit(stranger)
+    opened().policy.admit(stranger)
 
 
 def hosted(plan: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from radiopaque.certificates import (
     CertificateFiles,
     Identity,
+    PeerIdentity,
     Role,
     init_directory,
     load_identity,
@@ -38,11 +39,16 @@ def identities(certificate_files: dict[Role, CertificateFiles]) -> dict[Role, Id
 class Host:
     """A model owner whose methods can be replaced, and a data owner that calls it."""
 
-    def __init__(self, identities: dict[Role, Identity], **options: Any) -> None:
+    def __init__(
+        self,
+        identities: dict[Role, Identity],
+        admit: Callable[[PeerIdentity], None] | None = None,
+        **options: Any,
+    ) -> None:
         self.identities = identities
         self.functions: dict[str, Callable[..., Any]] = {}
         roles = frozenset({Role.DATA_OWNER})
-        handlers = {name: Handler(self._function(name), roles) for name in METHODS}
+        handlers = {name: Handler(self._function(name), roles, admit=admit) for name in METHODS}
         self.server = Server(identities[Role.MODEL_OWNER], handlers, **options)
         self.port = self.server.start("127.0.0.1:0")
         self.address = f"127.0.0.1:{self.port}"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from radiopaque import versions
-from radiopaque.certificates import Role
-from radiopaque.errors import ResourceError, RoleError, VersionError
+from radiopaque.certificates import PeerIdentity, Role
+from radiopaque.errors import AccessError, ResourceError, RoleError, VersionError
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_server import Call
 from radiopaque.transport.observer import ABANDONED, OK, Observer, Observers
@@ -135,3 +135,16 @@ def test_health_checks_are_not_calls(observed: Any, heard: Heard) -> None:
     list_models(observed.peer)
     until(lambda: len(heard.ended_calls) == 1)
     assert heard.begun_calls == ["ListModels"]
+
+
+def test_a_caller_that_is_not_admitted_is_refused_before_anything_begins(
+    make_host: Callable[..., Any], heard: Heard
+) -> None:
+    def admit(caller: PeerIdentity) -> None:
+        raise AccessError(f"{caller} is not on the list")
+
+    host = make_host(admit=admit, observer=heard)
+    with pytest.raises(AccessError, match="data-owner 'data-owner' is not on the list"):
+        list_models(host.peer)
+    until(lambda: heard.refused_calls == [("ListModels", "AccessError")])
+    assert (heard.begun_calls, heard.ended_calls) == ([], [])
