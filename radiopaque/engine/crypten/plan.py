@@ -24,6 +24,8 @@ from radiopaque.prg import KEY_BYTES
 PLAN_FORMAT: Final = 6
 """What a plan of this kind begins with, a number of its own; see :mod:`radiopaque.graph.plan`."""
 MAX_REQUESTS: Final = 100_000
+LEAST_ERRORS: Final = 2.0**-64
+"""Expected gross errors, unless there are none: a value of one unit, truncated once."""
 LARGEST_INPUT: Final = 1 << 15
 """In absolute value; 16 fraction bits and a product by a weight stay far from 2^63."""
 
@@ -102,6 +104,11 @@ def validate(plan: CryptenPlan) -> None:
     for value in (plan.gross_errors, plan.largest_output):
         if not isfinite(value) or value < 0:
             raise PlanError(f"the plan states {value} where a positive number is due")
+    if 0 < plan.gross_errors < LEAST_ERRORS:
+        raise PlanError(
+            f"the plan expects {plan.gross_errors} gross errors, which no truncation gives; "
+            "compile the model again"
+        )
     check_description(plan, plan.program.input_shape, plan.program.output_shape)
     # every image must fit, or the vendor would learn which images were refused here
     reach = max(map(abs, reachable(plan.preprocessing))) if plan.preprocessing else 0.0

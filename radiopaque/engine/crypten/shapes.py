@@ -43,12 +43,6 @@ def _paired(_: Operation, inputs: Shapes) -> Shape:
     return np.broadcast_shapes(*inputs)
 
 
-def _product(_: Operation, inputs: Shapes) -> Shape:
-    left, right = inputs
-    _require(min(len(left), len(right)) >= 2 and left[-1] == right[-2])
-    return (*np.broadcast_shapes(left[:-2], right[:-2]), left[-2], right[-1])
-
-
 def _softmax(operation: Operation, inputs: Shapes) -> Shape:
     _axis(operation.integers[0], inputs[0])
     return inputs[0]
@@ -106,6 +100,15 @@ def _expand(operation: Operation, inputs: Shapes) -> Shape:
     _require(len(inputs[0]) <= len(operation.shape))
     _require(np.broadcast_shapes(inputs[0], operation.shape) == operation.shape)
     return operation.shape
+
+
+def _matmul(_: Operation, inputs: Shapes) -> Derived:
+    left, right = inputs
+    _require(min(len(left), len(right)) >= 2 and left[-1] == right[-2])
+    batch = np.broadcast_shapes(left[:-2], right[:-2])
+    # torch copies both factors for every matrix of the batch
+    copied = prod(batch) * (prod(left[-2:]) + prod(right[-2:]))
+    return (*batch, left[-2], right[-1]), copied
 
 
 def _conv(operation: Operation, inputs: Shapes) -> Derived:
@@ -170,6 +173,7 @@ def _require(holds: bool) -> None:
 
 
 _RULES: Final[Mapping[str, Callable[[Operation, Shapes], Derived]]] = {
+    "matmul": _matmul,
     "conv": _conv,
     "max_pool": _max_pool,
     "average_pool": _average_pool,
@@ -177,7 +181,6 @@ _RULES: Final[Mapping[str, Callable[[Operation, Shapes], Derived]]] = {
 """Those that take memory besides their result."""
 
 _SHAPES: Final[Mapping[str, Callable[[Operation, Shapes], Shape]]] = {
-    "matmul": _product,
     "add": _paired,
     "sub": _paired,
     "mul": _paired,

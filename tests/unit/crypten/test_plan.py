@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from radiopaque.engine.crypten.encoding import decode_plan, encode_plan
-from radiopaque.engine.crypten.plan import CryptenPlan
+from radiopaque.engine.crypten.plan import LEAST_ERRORS, CryptenPlan
 from radiopaque.engine.crypten.program import Operation, Program
 from radiopaque.engine.crypten.tuples import Request, TupleKind
 from radiopaque.engine.plans import decode_any, is_crypten, load_any
@@ -120,6 +120,7 @@ BAD: dict[str, tuple[CryptenPlan, str]] = {
     "a shape that does not follow": (changed(4, shape=(1, 9)), "does not exist on"),
     "a name that steers a terminal": (replace(PLAN, name="\x1b[2J"), "control characters"),
     "negative errors": (replace(PLAN, gross_errors=-1.0), "positive"),
+    "errors rarer than any": (replace(PLAN, gross_errors=5e-324), "no truncation gives"),
     "infinite output": (replace(PLAN, largest_output=float("inf")), "positive"),
     "a tuple that does not exist": (
         replace(PLAN, requests=(Request(TupleKind.PRODUCT, (3,), (4,)),)),
@@ -174,7 +175,13 @@ def test_unknown_kinds_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("expected", "rate"),
-    [(0.0, "none"), (0.9, "most of them"), (0.25, "one in 4"), (9.138e-5, "one in 11,000")],
+    [
+        (0.0, "none"),
+        (0.9, "most of them"),
+        (0.25, "one in 4"),
+        (9.138e-5, "one in 11,000"),
+        (LEAST_ERRORS, "one in 18,000,000,000,000,000,000"),
+    ],
 )
 def test_the_rate_of_gross_errors_in_words(expected: float, rate: str) -> None:
     assert replace(PLAN, gross_errors=expected).error_rate == rate

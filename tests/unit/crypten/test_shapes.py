@@ -99,6 +99,18 @@ def test_what_does_not_exist_is_refused(name: str) -> None:
 FILLING: dict[str, tuple[str, list[Shape], Shape, tuple[int, ...]]] = {
     "an outer sum": ("add", [(LARGE, 1), (1, LARGE)], (LARGE, 1), ()),
     "an outer product": ("matmul", [(LARGE, 1), (1, LARGE)], (1, 1), ()),
+    "a factor copied for every matrix": (
+        "matmul",
+        [(1, 2, 1024, 1024), (1 << 14, 1, 1024, 1)],
+        (1 << 14, 2, 1024, 1),
+        (),
+    ),
+    "the other factor copied": (
+        "matmul",
+        [(1 << 14, 1, 1, 1024), (1, 2, 1024, 1024)],
+        (1 << 14, 2, 1, 1024),
+        (),
+    ),
     "a wide padding": ("pad", [(1, 1)], (1, 1), (0, 0, 0, 1 << 40)),
     "a padding that is cut away": (
         "average_pool",

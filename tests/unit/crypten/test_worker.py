@@ -6,6 +6,8 @@ import errno
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -127,6 +129,58 @@ def test_nothing_else_travels(ranks: list[Any]) -> None:
     for name in ("send", "recv", "broadcast", "all_gather", "barrier"):
         with pytest.raises((NotImplementedError, TypeError)):
             getattr(rank, name)(torch.tensor(1))
+
+
+# in a process of its own: what install() replaces stays replaced
+DRAWS = """
+from radiopaque.engine.crypten.worker.compatibility import install, torch
+from radiopaque.engine.crypten.worker.sources import ZeroSource
+from radiopaque.engine.crypten.worker.trace import _Alone, _Recorder
+from radiopaque.errors import EngineError
+
+zeros = ZeroSource()
+install(_Alone(), _Recorder(), {"prev": zeros, "next": zeros, "local": zeros})
+dispatched = {name[6:].split(".")[0] for name in torch._C._dispatch_get_all_op_names()}
+for name in sorted(dispatched):
+    packet = getattr(torch.ops.aten, name, None)
+    if name.startswith("_") or not hasattr(packet, "overloads"):
+        continue
+    tags = {tag for each in packet.overloads() for tag in getattr(packet, each).tags}
+    if torch.Tag.nondeterministic_seeded not in tags:
+        continue
+    for place in (torch, torch.Tensor, torch.nn.functional):
+        if hasattr(place, name):
+            try:
+                getattr(place, name)()
+            except EngineError:
+                print(name)
+            except Exception as error:
+                print("not refused:", place, name, error)
+values = torch.ones(4)
+for draw in (
+    lambda: torch.rand_like(values),
+    values.uniform_,
+    lambda: torch.nn.functional.dropout2d(values.reshape(1, 4, 1, 1)),
+    lambda: torch.nn.Dropout()(values),
+    lambda: torch.nn.functional.gumbel_softmax(values),
+    lambda: torch.nn.init.normal_(values),
+):
+    try:
+        draw()
+        print("not refused:", draw)
+    except EngineError:
+        pass
+"""
+
+
+def test_nothing_of_torch_s_draws(crypten: None) -> None:
+    """Neither what torch marks as drawing, in any public place, nor what is made of it."""
+    found = subprocess.run(
+        [sys.executable, "-c", DRAWS], check=True, capture_output=True, text=True, timeout=300
+    ).stdout.splitlines()
+    assert not [line for line in found if line.startswith("not refused")]
+    assert len(found) > 40
+    assert {"rand_like", "random_", "dropout"} <= set(found)
 
 
 def test_the_provider_follows_the_plan(crypten: None) -> None:

@@ -44,6 +44,17 @@ Tensor = Any
 
 _CPU = torch.device("cpu")
 
+DRAWING = (
+    *("rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm", "random"),
+    *("random_", "uniform_", "normal", "normal_", "log_normal_", "cauchy_", "exponential_"),
+    *("geometric_", "bernoulli", "bernoulli_", "binomial", "multinomial", "poisson"),
+    *("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "native_dropout"),
+    *("feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_"),
+    *("feature_alpha_dropout", "feature_alpha_dropout_", "rrelu", "rrelu_"),
+    *("gru", "lstm", "miopen_rnn", "rnn_relu", "rnn_tanh", "scaled_dot_product_attention"),
+)
+"""Functions that draw from torch's generator, or can; CrypTen's own for secrets use none."""
+
 
 class Source(Protocol):
     """Takes the place of a torch.Generator: uniform words, never the same twice."""
@@ -74,8 +85,10 @@ def install(communicator: Any, provider: Any, sources: dict[str, Source]) -> Non
     # Dropout's masks, in training alone, come from here.
     crypten.generators["global"] = {}
     # Whatever else might draw would not be cryptographic: it ends the session instead.
-    for name in ("rand", "randint", "randn", "randperm", "normal", "bernoulli", "multinomial"):
-        setattr(torch, name, _refuse_random)
+    for place in (torch, torch.Tensor, torch.nn.functional):
+        for name in DRAWING:
+            if hasattr(place, name):
+                setattr(place, name, _refuse_random)
 
 
 def _ring_elements(
