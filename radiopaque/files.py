@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import secrets
 import stat
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +47,13 @@ def write_atomically(path: Path, data: bytes, mode: int = PRIVATE_FILE_MODE) -> 
         raise StoreError(
             f"cannot write {path}: {error.strerror}; check the folder, its rights and free space"
         ) from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file to read it. Raises OSError, also for what never ends: a device, a pipe."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path.open("rb")
 
 
 class InUseError(Exception):

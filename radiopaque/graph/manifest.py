@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from radiopaque.errors import ManifestError
-from radiopaque.files import write_atomically
+from radiopaque.files import open_regular, write_atomically
 from radiopaque.graph.plan import IntendedUse, Preprocessing, Task
 
 MANIFEST_FILE = "manifest.json"
@@ -153,7 +153,7 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file in hexadecimal. Raises ManifestError where it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(HASH_BLOCK):
                 digest.update(block)
     except OSError as error:
@@ -165,7 +165,7 @@ def file_digest(path: Path) -> str:
 
 def _read(file: Path) -> bytes:
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             text = stream.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise ManifestError(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from radiopaque.errors import InvalidWeightsError, ModelFileError, UnsupportedOpsetError
+from radiopaque.files import open_regular
 
 OLDEST_OPSET = 11
 NEWEST_OPSET = 26
@@ -25,7 +26,8 @@ def load_model(path: Path) -> onnx.ModelProto:
     UnsupportedOpsetError.
     """
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        with open_regular(path) as file:
+            model = onnx.load(file, load_external_data=False)
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
     except (DecodeError, ValueError) as error:

@@ -170,3 +170,12 @@ def test_the_shipped_manifest() -> None:
     manifest = Manifest.load(SHIPPED)
     assert manifest.task == "multiclass"
     assert len(manifest.classes) == 3
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_devices_are_not_read(folder: Path, name: str) -> None:
+    """A device may have no end."""
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/null")
+    with pytest.raises(ManifestError, match="not a regular file"):
+        Manifest.load(folder)

@@ -41,6 +41,12 @@ def test_a_missing_file(tmp_path: Path) -> None:
         compile_model(tmp_path / "model.onnx", ring_bits=64)
 
 
+def test_devices_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").symlink_to("/dev/null")
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        compile_model(tmp_path / "model.onnx", ring_bits=64)
+
+
 def test_external_data(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save_model(
