@@ -61,7 +61,7 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
             awaited = next(steps)
             while True:
                 came = yield awaited
-                if not came and time.monotonic() > self.deadline:
+                if time.monotonic() > self.deadline:
                     self.close()
                     raise psycopg.OperationalError(f"no answer in {_CALL_SECONDS:g} s")
                 awaited = steps.send(came)
