@@ -22,6 +22,8 @@ from radiopaque.gates import GateCost
 
 _LIMITS = "[limits]\nlongest_call_seconds = 3600.0\nconcurrent_calls = 128\ncalls_per_peer = 128\n"
 _DISK_BYTES = 100_000_000_000
+_MEMORY = "model_bytes = 1_000_000_000_000\n"
+"""Whether a model fits the machine is for whoever measures it to know."""
 _STOP_SECONDS = 10.0
 
 
@@ -106,7 +108,7 @@ def deployed(folder: Path, hosted: Hosted, case: Case) -> Iterator[Deployment]:
         began = time.perf_counter()
         means = f'device = "{case.device}"\nthreads = {case.threads}\n'
         # one place is kept for callers that there are not
-        deals = f"concurrent_deals = {max(2, workers) + 1}\n"
+        deals = f"concurrent_deals = {max(2, workers) + 1}\n{_MEMORY}"
         provider = parties.serve(Role.CRYPTO_PROVIDER, _LIMITS + deals, means)
         more = f"concurrent_inferences = {max(4, workers) + 1}\nmaterial_bytes = {_DISK_BYTES}\n"
         models = f'[[models]]\npath = "{hosted.folder}"\n'
@@ -119,7 +121,7 @@ def deployed(folder: Path, hosted: Hosted, case: Case) -> Iterator[Deployment]:
         config = parties.configure(
             Role.DATA_OWNER,
             f'model = "{hosted.name}"\nengine = "{hosted.engine}"\n'
-            f"deadline_seconds = 3600.0\n{means}",
+            f"deadline_seconds = 3600.0\n{_MEMORY}{means}",
             link(Role.MODEL_OWNER, owner) + link(Role.CRYPTO_PROVIDER, provider),
         )
         processes = {role: process.pid for role, process in parties.processes.items()}

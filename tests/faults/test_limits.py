@@ -17,7 +17,7 @@ import pytest
 from data_owner import Client
 from radiopaque.certificates import Role
 from radiopaque.config import CryptoProviderLimits
-from radiopaque.errors import MessageValueError, ResourceError, SessionStateError
+from radiopaque.errors import MessageValueError, PlanError, ResourceError, SessionStateError
 from radiopaque.ledger import State
 from radiopaque.prg import new_id
 from radiopaque.transport.channel import Counters
@@ -279,6 +279,20 @@ def test_models_at_the_crypto_provider(tight: Deployment) -> None:
         request.artefact = new_id()
         with pytest.raises(ResourceError, match="its limit of 1 models"):
             peer.call("Register", request, pb.RegisterReply, Counters(), SECONDS)
+
+
+def test_a_model_over_the_memory_of_the_crypto_provider(inside: Inside) -> None:
+    """Its clinic is told whose limit it is, and nothing is left."""
+    artefacts = inside.dealing._artefacts
+    usual, artefacts._model_bytes = artefacts._model_bytes, 1000
+    with Client.from_config(inside.clinic()) as client:
+        with pytest.raises(PlanError, match="crypto provider, over its limit model_bytes of 1000"):
+            client.prepare()
+        assert client.stock() == 0
+        assert inside.material() == []
+        artefacts._model_bytes = usual
+        client.prepare()
+        client.infer_tensor(lungs().images())
 
 
 def test_calls_at_once_of_one_caller_and_of_all(tight: Deployment) -> None:
