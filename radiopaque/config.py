@@ -142,8 +142,9 @@ class LedgerConfig(Table):
         None,
         min_length=1,
         description="For several replicas of this server: the PostgreSQL database that they share, "
-        "as libpq takes it. Passwords belong into ~/.pgpass. Needs the extra postgresql. Replicas "
-        "of a model owner also share the folder `store`/material.",
+        "as libpq takes it; on another machine with sslmode=verify-full. Passwords belong into "
+        "~/.pgpass. Needs the extra postgresql. Replicas of a model owner also share the folder "
+        "`store`/material.",
         examples=["host=db.example dbname=radiopaque user=radiopaque sslmode=verify-full"],
     )
     replica: str = Field(

@@ -368,7 +368,8 @@ class Ledger:
 def open_ledger(store: Path, transitions: Transitions, conninfo: str | None, name: str) -> Ledger:
     """The ledger of a server: a file in its store, or, with ``conninfo``, PostgreSQL.
 
-    ``name`` is that of the replica. Raises ConfigError where the extra is not installed.
+    ``name`` is that of the replica. Raises ConfigError where the extra is not installed, and where
+    keys would travel to another machine without verified TLS.
     """
     if conninfo is None:
         return Ledger(store / "sessions.sqlite", transitions)
