@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from data_owner.artefacts import LocalModel
 from data_owner.engines import Offline
 from radiopaque.engine.data_owner import SessionKey
-from radiopaque.ledger import Ledger, Mark
+from radiopaque.errors import RadiopaqueError
+from radiopaque.ledger import MARK_BYTES, Ledger, Mark
 from radiopaque.transport.channel import Counters
 from radiopaque.transport.grpc_client import Peer
+from radiopaque.transport.link import Link
 from radiopaque.wire import messages
+from radiopaque.wire.frames import Kind
 from radiopaque.wire.v1 import services_pb2 as pb
+
+_GIVE_BACK_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,21 @@ class Preparer:
             },
         )
         return prepared, offline.kept
+
+    def give_back(self, session: bytes) -> None:
+        """Have the vendor delete what it may hold of a session that is burnt here, if it is there.
+
+        It ends what begins as an audit when that breaks off. The key is never sent, and the
+        vendor's mark is looked at with the next session.
+        """
+        with suppress(RadiopaqueError):
+            channel = self._model_owner.open("Audit", min(self._deadline, _GIVE_BACK_SECONDS))
+            try:
+                link = Link(channel, session)
+                link.send(0, Kind.START, 0, Mark(self._ledger.epoch).encode())
+                link.receive(0, Kind.READY, 0, MARK_BYTES)
+            finally:
+                channel.close()
 
     def reserve(self, key: SessionKey, counters: Counters) -> None:
         """Give the crypto provider key_D; the vendor has it deal later."""

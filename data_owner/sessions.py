@@ -30,7 +30,7 @@ from data_owner.starting import RefusedError, begin
 from radiopaque.audit import AuditLog
 from radiopaque.audit.log import Event
 from radiopaque.engine.data_owner import SessionKey
-from radiopaque.errors import ProtocolError, SessionStateError
+from radiopaque.errors import ProtocolError, SessionStateError, TransportError
 from radiopaque.ledger import DATA_OWNER, Ledger, Seen, State
 from radiopaque.prg import SecretKey, new_id
 from radiopaque.telemetry import traces
@@ -247,6 +247,10 @@ class Sessions:
                 session, State.FRESH, State.BOUND, binding=model.binding, secret=secret
             )
             return prepared
+        except TransportError:
+            self._ledger.burn(session)
+            self._preparer.give_back(session)
+            raise
         except BaseException:
             self._ledger.burn(session)
             raise
