@@ -81,7 +81,13 @@ def constant_arrays(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
 
 
 def tensor_array(tensor: onnx.TensorProto) -> NDArray[Any]:
-    """A tensor in the type of the file. Raises ModelFileError."""
+    """A tensor in the type of the file. Raises ModelFileError, also for one of texts."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        # the library would give every text the length of the longest
+        raise ModelFileError(
+            f"tensor {tensor.name!r} of the ONNX file holds texts; images are numbers: export the "
+            "model without what handles them"
+        )
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except Exception as error:  # of an unknown type, of another size than its shape says

@@ -19,26 +19,25 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from radiopaque.errors import ModelFileError
+from radiopaque.graph.constants import (
+    COMPUTED,
+    FLOATS,
+    MOST_ELEMENTS,
+    NUMBERS,
+    PASSES,
+    elements_made,
+    work_of,
+)
 from radiopaque.graph.ir import Attribute, Graph, Node
 from radiopaque.graph.onnx_file import check_finite, constant_arrays, opset_of, tensor_array
 from radiopaque.graph.plan import Shape
 
-MOST_ELEMENTS = 1 << 22
-"""Of all constants that are computed, beside four times those of the file; more is refused before
-memory is taken."""
 LARGEST = 1 << 40
 """Elements of any tensor; a plan admits far fewer, but says so only when everything is known."""
 SMALL = 4096
 """Elements up to which a constant's value takes part in shape inference (shapes, axes, pads)."""
-
-COUNTED = ("NonZero", "Compress", "Unique")
-"""Operators whose results have a shape that depends on values, and at most a number an axis for
-each element of their inputs."""
-
-RANDOM = ("RandomNormal", "RandomUniform")
-"""Operators without inputs that are not constant."""
-
-FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+MOST_AXES = 64
+"""More than numpy's arrays have no tensor needs; their product would take a while."""
 
 
 @dataclass
@@ -77,6 +76,7 @@ class _Importer:
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     room: int = MOST_ELEMENTS
+    work: int = 0
 
     def run(self) -> Imported:
         graph = self.model.graph
@@ -85,6 +85,7 @@ class _Importer:
         for name, array in self.constants.items():
             self.types[name] = _tensor_type(array)
             self.room += 4 * array.size
+        self.work = PASSES * self.room
         if graph.sparse_initializer:
             self.problems.append(
                 "the model has sparse initialisers; remedy: store the weights densely"
@@ -223,20 +224,15 @@ class _Importer:
         if node.op_type in ("Shape", "Size") and shape is not None:
             placeholder = np.broadcast_to(np.zeros((), np.float32), shape)
             values = {inputs[0]: placeholder}
-        elif node.op_type not in RANDOM and all(name in self.constants for name in inputs):
+        elif all(name in self.constants for name in inputs):
             values = {name: self.constants[name] for name in inputs}
         else:
             return False
         self._infer(node, opset)
-        size = self._size(node, values)
-        if size is None or size > self.room:
-            self.problems.append(
-                f"node {converted.label} ({node.op_type}) makes a constant "
-                + ("of unknown shape" if size is None else f"of {size} elements, which is too much")
-                + "; remedy: fold the constants when exporting, or let the image's shape expand it"
-            )
+        said = self._take_room(node, values)
+        if said is not None:
+            self.problems.append(f"node {converted.label} ({node.op_type}) {said}")
             return True
-        self.room -= size
         try:
             evaluator = ReferenceEvaluator(node, opsets={"": opset})
             results = evaluator.run(None, values)
@@ -254,13 +250,28 @@ class _Importer:
                 self.types[name] = _tensor_type(array)
         return True
 
-    def _size(self, node: onnx.NodeProto, inputs: dict[str, NDArray[Any]]) -> int | None:
-        """Elements of a constant node's results, at most; None where that cannot be told."""
-        if node.op_type in COUNTED:
-            numbers = sum(array.size * max(1, array.ndim) for array in inputs.values())
-            return len(node.output) * numbers
-        shapes = [self._shape(name) for name in node.output if name]
-        return None if None in shapes else sum(prod(shape) for shape in shapes if shape)
+    def _take_room(self, node: onnx.NodeProto, inputs: dict[str, NDArray[Any]]) -> str | None:
+        """Make room for the results of a constant node, or say why it is not computed."""
+        kinds = {self.types[n].tensor_type.elem_type for n in node.output if n in self.types}
+        if node.op_type not in COMPUTED or not kinds <= NUMBERS:
+            return (
+                "depends on constants alone and is not among the operators on numbers that are "
+                "computed from them; remedy: fold the constants when exporting"
+            )
+        size = elements_made(node, inputs, [self._shape(name) for name in node.output if name])
+        work = 0 if size is None else work_of(node, inputs, size)
+        if size is not None and size <= self.room and work <= self.work:
+            self.room -= size
+            self.work -= work
+            return None
+        if size is None:
+            said = "makes a constant of unknown shape"
+        elif size > self.room:
+            said = f"makes a constant of {size} elements, which is too much"
+        else:
+            said = f"takes {work} steps to make a constant, which is too much"
+        remedy = "fold the constants when exporting, or let the image's shape expand it"
+        return f"{said}; remedy: {remedy}"
 
     def _infer(self, node: onnx.NodeProto, opset: int) -> None:
         if not all(name in self.types for name in node.input if name):
@@ -292,10 +303,13 @@ class _Importer:
         """Note a tensor's type, unless no machine could hold the tensor."""
         self.types[name] = kind
         shape = self._shape(name)
-        if shape is not None and (min(shape, default=0) < 0 or prod(shape) > LARGEST):
+        if shape is not None and (
+            len(shape) > MOST_AXES or min(shape, default=0) < 0 or prod(shape) > LARGEST
+        ):
             del self.types[name]
+            said = f"{len(shape)} axes" if len(shape) > MOST_AXES else f"the shape {list(shape)}"
             self.problems.append(
-                f"{where}: tensor {name!r} has the shape {list(shape)}, which is too large; "
+                f"{where}: tensor {name!r} has {said}, which is too large; "
                 "remedy: export the model for the size of its images"
             )
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from radiopaque.errors import ModelFileError, TensorError
+from radiopaque.graph.constants import FLOATS
 from radiopaque.graph.onnx_file import check_model, load_model
-from radiopaque.graph.onnx_import import FLOATS, graph_input
+from radiopaque.graph.onnx_import import graph_input
 
 PREFIX = "radiopaque/"
 """Before the names of the tensors that calibration adds."""

@@ -47,7 +47,7 @@ OPERATORS: Mapping[str, Lowering] = {
     "Transpose": movement.transpose,
     "Unsqueeze": movement.reshape,
 }
-"""Every operator that may depend on the image; any operator may be computed from constants alone.
+"""Every operator that may depend on the image; constants.py has those of constants alone.
 
 Besides these, Identity, Dropout and Cast between floating-point types disappear, and Softmax,
 LogSoftmax and Sigmoid are taken off the output."""

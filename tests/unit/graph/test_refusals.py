@@ -189,10 +189,11 @@ def test_what_the_output_does_not_need_is_not_looked_at() -> None:
     assert check_support(model) == ()
 
 
-def test_a_constant_that_would_fill_the_memory() -> None:
+@pytest.mark.parametrize("size", [1 << 16, 1 << 12])
+def test_a_constant_that_would_fill_the_memory(size: int) -> None:
     nodes = [node("ConstantOfShape", "s", "c"), node("Add", "x c")]
-    model = make_model(nodes, (1,), {"s": np.array([1 << 16, 1 << 16])})
-    assert "of 4294967296 elements, which is too much" in problems(model)[0]
+    model = make_model(nodes, (1,), {"s": np.array([size, size])})
+    assert f"of {size**2} elements, which is too much" in problems(model)[0]
 
 
 def test_constants_that_would_fill_the_memory_together() -> None:
@@ -201,6 +202,11 @@ def test_constants_that_would_fill_the_memory_together() -> None:
     nodes += [node("Concat", f"c{i} c{i}", f"c{i + 1}", axis=0) for i in range(30)]
     model = make_model([*nodes, node("Add", "x c30")], (1,), {"s": np.array([64])})
     assert "elements, which is too much" in problems(model)[0]
+
+
+def test_more_axes_than_arrays_have() -> None:
+    model = make_model([node("Relu", "x")], (1,) * 65)
+    assert "has 65 axes, which is too large" in problems(model)[0]
 
 
 def test_tensors_that_no_machine_could_hold() -> None:
