@@ -1,9 +1,10 @@
-"""Decoding a frame in a process of its own, for decoders that a damaged file may end.
+"""Decoding a frame in a process of its own, for decoders that a damaged file may end or fill.
 
 JPEG Lossless has one free decoder in Python, GDCM, which was seen to end the process over changed
-bytes. The child gets the few elements that describe the frame, none of the patient's, under limits
-of memory and time; it gives back the pixels or dies alone. Nothing of what it gives is believed but
-the values: their number, shape and type are those that the dataset declares.
+bytes; JPEG 2000 and JPEG-LS decoders were seen to take gigabytes for some hundred. The child gets
+the few elements that describe the frame, none of the patient's, under limits of memory and time; it
+gives back the pixels or dies alone. Nothing of what it gives is believed but the values: their
+number, shape and type are those that the dataset declares.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from numpy.typing import NDArray
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID
+from pydicom.uid import (
+    UID,
+    JPEG2000TransferSyntaxes,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSTransferSyntaxes,
+)
 
 from data_owner.elements import EXPORT_AGAIN
 from radiopaque.errors import DicomError
@@ -41,8 +48,16 @@ _DESCRIBING: Final = (
     "PixelRepresentation",
     "PixelData",
 )
+PLUGINS: Final = {
+    **dict.fromkeys((JPEGLossless, JPEGLosslessSV1), "gdcm"),
+    **dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls"),
+    **dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg"),
+}
+"""The decoder of each transfer syntax that is decoded here."""
 _MEMORY_BYTES: Final = 4 << 30
 _SECONDS: Final = 60
+_CORRUPT: Final = b"Corrupt JPEG data"
+"""What GDCM's library writes where it makes up pixels that are not there."""
 _READ_BYTES: Final = 1 << 18
 
 
@@ -75,12 +90,16 @@ def _ask(question: memoryview, size: int) -> bytearray:
     """The child's answer of ``size`` bytes. The child is gone when this returns or raises."""
     deadline = time.monotonic() + _SECONDS
     with subprocess.Popen(  # noqa: S603 - this interpreter, this module
-        [sys.executable, "-P", "-m", __name__],
+        [sys.executable, "-P", "-m", __name__, str(_memory(size, len(question)))],
         bufsize=0,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "OPENBLAS_NUM_THREADS": "1",
+        },
     ) as child:
         try:
             answer = _exchange(child, question, size + 1, deadline)
@@ -94,6 +113,11 @@ def _ask(question: memoryview, size: int) -> bytearray:
         how = "more" if len(answer) > size else "less"
         raise DicomError(f"decodes to {how} than the {size} bytes declared; {EXPORT_AGAIN}")
     return answer
+
+
+def _memory(size: int, told: int) -> int:
+    """Address space for a decoder of ``told`` bytes to ``size``: what is declared decides."""
+    return min(_MEMORY_BYTES, (1 << 30) + 16 * size + 8 * told)
 
 
 def _exchange(
@@ -128,12 +152,22 @@ def _exchange(
 
 
 def main() -> None:
-    """The child: a dataset on standard input, the values row by row on standard output."""
+    """The child: a dataset on standard input, the values row by row on standard output.
+
+    Its argument is the most bytes of address space that it may take.
+    """
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_AS, _MEMORY_BYTES)
+    _limit(resource.RLIMIT_AS, int(sys.argv[1]))
     _limit(resource.RLIMIT_CPU, _SECONDS)
     dataset = dcmread(BytesIO(sys.stdin.buffer.read()), force=True)
-    stored, _ = get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(dataset, index=0)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    heard, said = os.pipe()
+    os.set_blocking(said, False)  # what does not fit is lost, and waits for nobody
+    os.write(said, b"\n")  # so that there is something to read
+    os.dup2(said, 2)
+    stored, _ = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=PLUGINS[syntax])
+    if _CORRUPT in os.read(heard, _READ_BYTES):
+        sys.exit(1)
     sys.stdout.buffer.write(np.ascontiguousarray(stored).data)
 
 

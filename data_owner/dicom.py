@@ -29,16 +29,13 @@ from pydicom.uid import (
     JPEG2000TransferSyntaxes,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSTransferSyntaxes,
     RLELossless,
 )
 
 from data_owner import codestream, greyscale
-from data_owner.apart import decode_apart
+from data_owner.apart import PLUGINS, decode_apart
 from data_owner.elements import EXPORT_AGAIN, Elements, refusing, silenced
-from data_owner.images import GreyImage, ImageMeta, check_size
+from data_owner.images import GreyImage, ImageMeta, check_size, ends_early
 from radiopaque.errors import (
     DicomError,
     MultiFrameError,
@@ -63,22 +60,9 @@ _KEYWORDS = [
     "VOILUTSequence", "SharedFunctionalGroupsSequence", "PixelData",
 ]  # fmt: skip
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-_JPEG = (
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    *JPEGLSTransferSyntaxes,
-)
-_PLUGINS = {
-    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "pillow"),
-    **dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls"),
-    **dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg"),
-}
+_PILLOW = dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "pillow")
 """Damaged frames make GDCM, which pydicom would ask first, abort the process."""
-_APART = (JPEGLossless, JPEGLosslessSV1)
-"""Which GDCM alone decodes."""
-_SUPPORTED = (*_NATIVE, *_JPEG, *JPEG2000TransferSyntaxes, RLELossless)
+_SUPPORTED = (*_NATIVE, *_PILLOW, *PLUGINS, RLELossless)
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
@@ -116,10 +100,10 @@ def _read(data: bytes, max_pixels: int) -> GreyImage:
     colour = _check_pixel_format(elements)
     _check_pixel_data(elements, syntax, rows, columns)
     with refusing(f"the pixel data ({syntax.name}) cannot be decoded"):
-        if syntax in _APART:
+        if syntax in PLUGINS:
             stored = decode_apart(dataset, syntax)
         else:
-            plugin = _PLUGINS.get(syntax, "")
+            plugin = _PILLOW.get(syntax, "")
             stored, _ = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
     if stored.shape[:2] != (rows, columns):
         raise DicomError(
@@ -129,7 +113,7 @@ def _read(data: bytes, max_pixels: int) -> GreyImage:
     if colour:
         pixels, grey_scale = _luma(stored), "full range"
     else:
-        with refusing("the grey scale elements are damaged"):
+        with refusing("the grey scale elements are damaged"), np.errstate(all="ignore"):
             pixels, grey_scale = _grey(elements, stored)
     meta = ImageMeta(
         source="dicom",
@@ -179,7 +163,7 @@ def _check_syntax(syntax: UID) -> None:
             "(JPEG, JPEG-LS, JPEG 2000 and RLE need pip install 'radiopaque[dicom]')"
         )
     decoder = get_decoder(syntax)
-    wanted = "gdcm" if syntax in _APART else _PLUGINS.get(syntax)
+    wanted = (PLUGINS | _PILLOW).get(syntax)
     if not decoder.is_available or (wanted and wanted not in decoder.available_plugins):
         raise UnsupportedTransferSyntaxError(
             f"no decoder for transfer syntax {name} ({uid}) is installed; "
@@ -251,7 +235,10 @@ def _check_pixel_data(elements: Elements, syntax: UID, rows: int, columns: int) 
     if syntax == RLELossless:
         _check_rle(frame, rows * columns, samples * size)
     else:
-        _check_compressed(frame, syntax, (rows, columns, samples))
+        try:
+            _check_compressed(frame, syntax, (rows, columns, samples))
+        except codestream.CodestreamError as error:
+            raise DicomError(f"the compressed frame is damaged: {error}; {EXPORT_AGAIN}") from None
 
 
 def _check_rle(frame: bytes, plane: int, planes: int) -> None:
@@ -271,10 +258,7 @@ def _check_rle(frame: bytes, plane: int, planes: int) -> None:
 
 def _check_compressed(frame: bytes, syntax: UID, declared: tuple[int, int, int]) -> None:
     jpeg2000 = syntax in JPEG2000TransferSyntaxes
-    try:
-        header = codestream.jpeg2000_header(frame) if jpeg2000 else codestream.jpeg_header(frame)
-    except codestream.CodestreamError as error:
-        raise DicomError(f"the compressed frame is damaged: {error}; {EXPORT_AGAIN}") from None
+    header = codestream.jpeg2000_header(frame) if jpeg2000 else codestream.jpeg_header(frame)
     found = (header.rows, header.columns, header.components)
     if found != declared:
         raise DicomError(
@@ -288,6 +272,10 @@ def _check_compressed(frame: bytes, syntax: UID, declared: tuple[int, int, int])
         )
     if not codestream.is_complete(frame):
         raise TruncatedPixelDataError(f"the compressed frame has no end mark; {EXPORT_AGAIN}")
+    if syntax in _PILLOW and ends_early(frame):
+        raise TruncatedPixelDataError(
+            f"the compressed frame ends before its last pixel; {EXPORT_AGAIN}"
+        )
 
 
 def _luma(stored: NDArray[Any]) -> NDArray[np.float32]:

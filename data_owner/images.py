@@ -13,14 +13,18 @@ import os
 import stat
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_owner.codestream import CodestreamError, jpeg_header
+from data_owner.codestream import CodestreamError, jpeg_header, jpeg_with_more
 from radiopaque.errors import ImageError, NotAnImageError, NotDicomError
 from radiopaque.graph.plan import MAX_PIXELS, MAX_SIDE
 
@@ -67,6 +71,11 @@ class GreyImage:
             raise ImageError(
                 f"a picture is float32 [h, w], not {self.pixels.dtype} {list(self.pixels.shape)}; "
                 "use data_owner.images.read_image"
+            )
+        if not (self.pixels.min() >= 0.0 and self.pixels.max() <= 1.0):
+            raise ImageError(
+                "the grey of the picture is not everywhere a number in 0..1; "
+                "export the image again, with the grey scale of the archive"
             )
         self.pixels.setflags(write=False)
 
@@ -154,35 +163,63 @@ def _read_png(data: bytes, max_pixels: int) -> GreyImage:
 
 
 def _read_jpeg(data: bytes, max_pixels: int) -> GreyImage:
-    try:
+    with _refusing("JPEG"):
         header = jpeg_header(data)
-    except CodestreamError as error:
-        raise ImageError(f"the JPEG file is damaged, {error}; export the image again") from None
     check_size(header.rows, header.columns, max_pixels)
+    with _refusing("JPEG"):
+        if ends_early(data):
+            raise ImageError("the JPEG file ends before its last pixel; export the image again")
     return _read_with_pillow(data, "JPEG", max_pixels)
 
 
-def _read_with_pillow(data: bytes, kind: Literal["PNG", "JPEG"], max_pixels: int) -> GreyImage:
-    from io import BytesIO
+def ends_early(frame: bytes) -> bool:
+    """Whether a JPEG has an end mark before its last pixel; its decoder makes up the rest.
 
-    from PIL import Image, ImageOps
+    Raises CodestreamError, before anything is decoded, where scans are missing or too many, and
+    whatever Pillow does.
+    """
+    more = jpeg_with_more(frame)
+    return _digest_of_pixels(frame) != _digest_of_pixels(more)
+
+
+def _digest_of_pixels(frame: bytes) -> bytes:
+    with _opened(frame, "JPEG") as image:
+        return blake2b(image.tobytes()).digest()
+
+
+def _read_with_pillow(data: bytes, kind: Literal["PNG", "JPEG"], max_pixels: int) -> GreyImage:
+    from PIL import ImageOps
+
+    with _refusing(kind), _opened(data, kind) as opened:
+        check_size(opened.height, opened.width, max_pixels)
+        if kind == "PNG" and getattr(opened, "n_frames", 1) > 1:
+            raise ImageError("an animated PNG; send one picture")
+        image = ImageOps.exif_transpose(opened)
+        pixels = _grey(image)
+    return GreyImage(pixels, ImageMeta(source="png" if kind == "PNG" else "jpeg"))
+
+
+def _opened(data: bytes, kind: Literal["PNG", "JPEG"]) -> Image.Image:
+    from PIL import Image
 
     # Pillow warns from 89 million pixels on; how many are too many is said by check_size
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    return Image.open(BytesIO(data), formats=[kind])
+
+
+@contextmanager
+def _refusing(kind: str) -> Iterator[None]:
+    """Turn what a damaged file makes of its readers into an ``ImageError``."""
     try:
-        with Image.open(BytesIO(data), formats=[kind]) as opened:
-            check_size(opened.height, opened.width, max_pixels)
-            if kind == "PNG" and getattr(opened, "n_frames", 1) > 1:
-                raise ImageError("an animated PNG; send one picture")
-            image = ImageOps.exif_transpose(opened)
-            pixels = _grey(image)
+        yield
     except ImageError:
         raise
+    except CodestreamError as error:
+        raise ImageError(f"the {kind} file is damaged, {error}; export the image again") from None
     except Exception as error:  # Pillow raises almost any type on damaged files
         raise ImageError(
             f"the {kind} file is damaged ({type(error).__name__}); export the image again"
         ) from None
-    return GreyImage(pixels, ImageMeta(source="png" if kind == "PNG" else "jpeg"))
 
 
 def _grey(image: Image.Image) -> NDArray[np.float32]:

@@ -126,6 +126,17 @@ def test_a_decoder_need_not_listen_to_the_end(decoder: Decoder, children: Childr
     np.testing.assert_array_equal(decode(), known(SIZE, "<u1").reshape(ROWS, COLUMNS))
 
 
+def test_a_decoder_may_take_what_the_declared_size_makes_likely(
+    decoder: Decoder, children: Children
+) -> None:
+    """And 4 GiB for the largest."""
+    told = len(described().PixelData)
+    most = (1 << 30) + 16 * SIZE + 8 * told
+    decoder(f"told(); give({SIZE} if {most} <= int(sys.argv[-1]) < {most} + 8192 else 0)")
+    assert decode().shape == (ROWS, COLUMNS)
+    assert apart._memory(1 << 28, 1 << 20) == 4 << 30
+
+
 @pytest.mark.parametrize(
     ("more", "how"), [(1, "more"), (128, "more"), (-1, "less"), (-SIZE, "less")]
 )

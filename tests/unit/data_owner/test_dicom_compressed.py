@@ -104,11 +104,14 @@ def test_a_damaged_jpeg_lossless_frame_ends_its_decoder_alone(
     assert len(asked) == 1
 
 
-def test_a_decoder_that_is_killed_is_a_damaged_file(bundled, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "name", ["SC_rgb_jpeg_gdcm.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm"]
+)
+def test_a_decoder_that_is_killed_is_a_damaged_file(bundled, monkeypatch, name) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     says = "decoder of the pixel data ended over this file; export the image again"
     with pytest.raises(DicomError, match=says):
-        read_image(bundled("SC_rgb_jpeg_gdcm.dcm"))
+        read_image(bundled(name))
 
 
 def test_a_decoder_that_is_too_slow_is_ended(bundled, monkeypatch) -> None:
@@ -121,7 +124,7 @@ LIMITS = """
 import resource, sys
 from data_owner import apart
 
-allowed = int(sys.argv[1])
+allowed = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_CPU, (allowed, allowed))
 
 def told(*_, **__):
@@ -137,12 +140,12 @@ apart.main()
 @pytest.mark.parametrize(("seconds", "left"), [(7, 7), (3600, 60)])
 def test_the_decoder_is_limited_also_where_the_machine_allows_less(seconds, left) -> None:
     told = subprocess.run(
-        [sys.executable, "-c", LIMITS, str(seconds)],
+        [sys.executable, "-c", LIMITS, str(2 << 30), str(seconds)],
         capture_output=True,
         check=True,
         text=True,
     ).stdout
-    assert json.loads(told) == [0, 0, 4 << 30, 4 << 30, left, left]
+    assert json.loads(told) == [0, 0, 2 << 30, 2 << 30, left, left]
 
 
 def test_the_decoder_is_told_nothing_of_the_patient(bundled, monkeypatch) -> None:

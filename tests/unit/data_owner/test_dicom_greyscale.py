@@ -15,7 +15,7 @@ from pydicom.pixels.processing import apply_windowing
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from data_owner.dicom import read_dicom
-from radiopaque.errors import DicomError
+from radiopaque.errors import DicomError, ImageError
 
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 
@@ -360,3 +360,13 @@ def test_grey_is_always_finite_and_within_0_and_1(
     assert np.isfinite(pixels).all()
     assert pixels.min() >= 0
     assert pixels.max() <= 1
+
+
+@pytest.mark.parametrize("intercept", ["0", "1e308", "-1e308"])
+@pytest.mark.parametrize("slope", ["1e308", "-1e308"])
+def test_rescaling_that_leaves_no_numbers(make_dicom, slope, intercept) -> None:
+    """An ImageError, over which a folder goes on."""
+    stored = np.arange(16, dtype=np.uint16).reshape(4, 4)
+    data = make_dicom(stored, RescaleSlope=slope, RescaleIntercept=intercept)
+    with pytest.raises(ImageError, match=r"a number in 0\.\.1; export the image again"):
+        read_dicom(data)

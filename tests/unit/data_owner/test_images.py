@@ -229,6 +229,13 @@ def test_pictures_have_one_form(pixels) -> None:
         GreyImage(pixels, ImageMeta("png"))
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, -1e-6, 1.00001])
+def test_a_picture_is_numbers_from_0_to_1(odd) -> None:
+    GreyImage(np.array([[0.0, 1.0]], np.float32), ImageMeta("png"))
+    with pytest.raises(ImageError, match=r"a number in 0\.\.1; export the image again"):
+        GreyImage(np.array([[0.5, odd]], np.float32), ImageMeta("png"))
+
+
 @settings(max_examples=200, deadline=None)
 @given(kind=st.sampled_from(["PNG", "JPEG"]), data=st.data())
 def test_damaged_files_raise_image_errors_only(tmp_path_factory, kind, data) -> None:
