@@ -131,7 +131,8 @@ class CryptoProvider:
         call.about["session"] = session.hex()[:8]
         try:
             if isinstance(plan, CryptenPlan):
-                yield from deal_crypten(plan, artefact, session, key_d, key_o)
+                check = call.cancellation.check
+                yield from deal_crypten(plan, artefact, session, key_d, key_o, check)
             else:
                 device = self._artefacts.device
                 yield from deal(DealInputs(plan, artefact, session, key_d, key_o, maps, device))

@@ -6,7 +6,7 @@ from math import prod
 
 from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.crypten.program import live_elements as live_in_program
-from radiopaque.engine.crypten.tuples import WORD, Request
+from radiopaque.engine.crypten.tuples import WORD
 from radiopaque.engine.material import region_size
 from radiopaque.engine.plans import AnyPlan
 from radiopaque.errors import PlanError
@@ -23,9 +23,8 @@ def footprint(plan: AnyPlan) -> int:
     largest gate. The material of a session that runs is counted by ``window_bytes``.
     """
     if isinstance(plan, CryptenPlan):
-        return WORD * live_in_program(plan.program) + max(
-            map(_tuple_bytes, plan.requests), default=0
-        )
+        dealing = max((request.dealing_words for request in plan.requests), default=0)
+        return WORD * (live_in_program(plan.program) + dealing)
     word = plan.ring_bits // 8
     loading = max((prod(shape) for _, shape in plan.weight_shapes()), default=0)
     # a gate's correction, or result, and what it is made from
@@ -33,12 +32,6 @@ def footprint(plan: AnyPlan) -> int:
         max(region_size(site, Kind.CORRECTION), word * site.step.size) for site in sites(plan)
     )
     return weights_bytes(plan) + max(word * loading, word * live_elements(plan) + work)
-
-
-def _tuple_bytes(request: Request) -> int:
-    """Both parties' factors, one of them packed for the kernels, and three words a result."""
-    factors = prod(request.left) + prod(request.right)
-    return WORD * (2 * factors + 3 * prod(request.result))
 
 
 def weights_bytes(plan: Plan) -> int:

@@ -147,6 +147,16 @@ def live_elements(program: Program) -> int:
     return held + most
 
 
+def unfolded_elements(program: Program) -> int:
+    """Most elements that one operation makes besides its result. Raises ValueError."""
+    operations = program.operations
+    return max(
+        derive(operation, [operations[i].shape for i in operation.inputs])[1]
+        for operation in operations
+        if operation.inputs
+    )
+
+
 def _check_shape(number: int, operation: Operation, earlier: Sequence[Operation]) -> None:
     if not operation.inputs:
         return

@@ -42,8 +42,22 @@ MAX_WORDS: Final = 1 << 27
 MAX_RANK: Final = 8
 MAX_DEALT_WORDS: Final = 1 << 33
 """Of all corrections of a session: 64 GiB on the model owner's disk."""
-MAX_MULTIPLY_ADDS: Final = 1 << 42
-"""Of dealing a session: whoever deals must be able to finish."""
+MAX_WORK: Final = 1 << 40
+"""Of dealing a session, see :attr:`Request.work`: a quarter of an hour or less."""
+MAX_TUPLE_WORK: Final = 1 << 36
+"""Of dealing one tuple: a convolution of 64 by 64 channels, 3x3, at 1024 pixels a side fits."""
+MAX_TUPLE_WORDS: Final = 1 << 29
+"""Of memory that dealing one tuple takes: 4 GiB."""
+MAX_PARTS: Final = 1 << 16
+"""Matrices or groups of one tuple, which are multiplied one after the other."""
+
+_TILE_ROWS: Final = 8
+_TILE_COLUMNS: Final = 16
+"""What the kernels round matrices up to, on the machine that rounds most."""
+_PER_WORD: Final = 16
+"""Products in the time that drawing a word, or laying it out for a kernel, takes."""
+_PER_PART: Final = 1 << 14
+"""Products in the time that beginning with a matrix or a group takes."""
 
 
 class TupleKind(IntEnum):
@@ -84,6 +98,46 @@ class Request:
     def correction_bytes(self) -> int:
         """From the crypto provider to the model owner."""
         return WORD * prod(self.result)
+
+    @property
+    def parts(self) -> int:
+        """Matrices or groups that are multiplied one after the other."""
+        if self.kind is TupleKind.CONVOLUTION:
+            return self.integers[6]
+        if self.kind is TupleKind.MATRIX_PRODUCT and len(self.right) > 2:
+            return prod(self.result[:-2])
+        return 1
+
+    @property
+    def dealing_words(self) -> int:
+        """Most words of memory at one time that dealing takes.
+
+        Both parties' factors; later their sums, as the kernels need them, and three results.
+        """
+        factors = prod(self.left) + prod(self.right)
+        laid_out = 0
+        if self.kind is TupleKind.MATRIX_PRODUCT:
+            rows, depth, columns = _matrices(self)
+            laid_out = depth * (rows + columns)
+        elif self.kind is TupleKind.CONVOLUTION:
+            # a group after the other, and all together
+            laid_out = 2 * _packed(self) + _padded(self)
+        return factors + max(factors, laid_out + 3 * prod(self.result))
+
+    @property
+    def work(self) -> int:
+        """Ring products that take about as long as dealing; a core does 10^9 or more a second."""
+        words = prod(self.left) + prod(self.right) + prod(self.result)
+        products = 0
+        if self.kind is TupleKind.MATRIX_PRODUCT:
+            rows, depth, columns = _matrices(self)
+            products = self.parts * rows * depth * columns
+            words += self.parts * depth * columns
+        elif self.kind is TupleKind.CONVOLUTION:
+            images, _, height, width = self.result
+            products = images * _packed(self) * _rounded(height * width, _TILE_COLUMNS)
+            words += _packed(self) + images * self.parts * _padded(self)
+        return products + _PER_WORD * words + _PER_PART * self.parts
 
     @property
     def opened_bytes(self) -> int:
@@ -146,22 +200,47 @@ def validate(requests: tuple[Request, ...]) -> None:
             raise PlanError(f"{where} is no convolution: {list(request.integers)}")
         if max(prod(shape) for shape in (*shapes, request.result)) > MAX_WORDS:
             raise PlanError(f"{where} has over {MAX_WORDS} elements")
+        for what, found, most in (
+            ("matrices or groups", request.parts, MAX_PARTS),
+            ("words of memory to deal", request.dealing_words, MAX_TUPLE_WORDS),
+            ("ring products to deal", request.work, MAX_TUPLE_WORK),
+        ):
+            if found > most:
+                raise PlanError(f"{where} takes {found} {what}, over the limit of {most}")
     for what, found, most in (
         ("words of corrections", sum(prod(r.result) for r in requests), MAX_DEALT_WORDS),
-        ("multiply-adds", sum(map(_multiply_adds, requests)), MAX_MULTIPLY_ADDS),
+        ("ring products", sum(r.work for r in requests), MAX_WORK),
     ):
         if found > most:
             raise PlanError(f"the plan takes {found} {what} a session, over the limit of {most}")
 
 
-def _multiply_adds(request: Request) -> int:
-    """Ring products that dealing the tuple takes."""
-    size = prod(request.result)
-    if request.kind is TupleKind.CONVOLUTION:
-        return size * prod(request.right[1:])
-    if request.kind is TupleKind.MATRIX_PRODUCT:
-        return size * request.left[-1]
-    return size
+def _matrices(request: Request) -> tuple[int, int, int]:
+    """Rows, depth and columns of each product of matrices, as the kernel rounds them up."""
+    rows = prod(request.left[:-1]) if len(request.right) == 2 else request.left[-2]
+    return (
+        _rounded(rows, _TILE_ROWS),
+        request.left[-1],
+        _rounded(request.right[-1], _TILE_COLUMNS),
+    )
+
+
+def _packed(request: Request) -> int:
+    """Words of a convolution's weights: the channels of every group rounded up."""
+    channels = request.right[0] // request.parts
+    return request.parts * _rounded(channels, _TILE_ROWS) * prod(request.right[1:])
+
+
+def _padded(request: Request) -> int:
+    """Words of one image and group, with the padding."""
+    height, width = (
+        size + 2 * pad for size, pad in zip(request.left[2:], request.integers[2:4], strict=True)
+    )
+    return request.right[1] * height * width
+
+
+def _rounded(size: int, step: int) -> int:
+    return -(-size // step) * step
 
 
 @dataclass(frozen=True, repr=False)

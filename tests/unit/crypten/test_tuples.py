@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from radiopaque.engine.artefact import ArtefactId
+from radiopaque.engine.crypten import dealing
 from radiopaque.engine.crypten.dealing import correction, deal
 from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.crypten.program import Operation, Program
@@ -19,7 +23,12 @@ from radiopaque.engine.crypten.tuples import (
     validate,
 )
 from radiopaque.engine.material import RegionReader, regions
-from radiopaque.errors import MessageOrderError, MessageSizeError, PlanError
+from radiopaque.errors import (
+    ConnectionLostError,
+    MessageOrderError,
+    MessageSizeError,
+    PlanError,
+)
 from radiopaque.prg import SecretKey, Streams
 from radiopaque.wire.frames import Kind
 from tests.protocol.chisquare import THRESHOLD, uniform
@@ -189,8 +198,128 @@ BAD = {
 
 BAD_TOGETHER = {
     "words of corrections": Request(TupleKind.SQUARE, (1 << 26,)),
-    "multiply-adds": Request(TupleKind.MATRIX_PRODUCT, (1 << 12, 1 << 14), (1 << 14, 1 << 12)),
+    "ring products": Request(TupleKind.MATRIX_PRODUCT, (1 << 11, 1 << 13), (1 << 13, 1 << 11)),
 }
+
+
+GROUPS, MANY = 1 << 15, 1 << 17
+"""Of a tuple: as many as fit, and more."""
+
+
+def grouped(groups: int, depth: int, side: int) -> Request:
+    """A convolution of so many groups, each of ``depth`` channels, to one pixel."""
+    image, kernels = (1, depth * groups, side, side), (groups, depth, side, side)
+    return Request(TupleKind.CONVOLUTION, image, kernels, (1, 1, 0, 0, 1, 1, groups))
+
+
+TOO_MUCH = {
+    "a matrix product of hours": (
+        Request(TupleKind.MATRIX_PRODUCT, (1 << 12, 1 << 14), (1, 1 << 14, 1 << 12)),
+        "ring products to deal",
+    ),
+    "a matrix that is laid out for every vector": (
+        Request(TupleKind.MATRIX_PRODUCT, (1 << 10, 1, 1 << 12), (1, 1 << 12, 1 << 12)),
+        "ring products to deal",
+    ),
+    "paddings": (
+        Request(
+            TupleKind.CONVOLUTION,
+            (1 << 10, 1, 1, 1),
+            (1, 1, 2, 2),
+            (1 << 14, 1 << 14, 1 << 12, 1 << 12, 1 << 12, 1 << 12, 1),
+        ),
+        "ring products to deal",
+    ),
+    "groups": (grouped(MANY, 2, 1), "matrices or groups"),
+    "matrices": (
+        Request(TupleKind.MATRIX_PRODUCT, (MANY, 1, 1), (MANY, 1, 1)),
+        "matrices or groups",
+    ),
+    "products": (Request(TupleKind.PRODUCT, (1 << 27,), (1 << 27,)), "words of memory"),
+    "a vector that fills panels": (
+        Request(TupleKind.MATRIX_PRODUCT, (1, 1 << 26), (1 << 26, 1)),
+        "words of memory",
+    ),
+    "groups that fill tiles": (grouped(GROUPS, 256, 2), "words of memory"),
+    "a padding": (
+        Request(
+            TupleKind.CONVOLUTION,
+            (1, 64, 1, 1),
+            (1, 64, 2, 2),
+            (1 << 13, 1 << 13, 1 << 12, 1 << 12, 1 << 12, 1 << 12, 1),
+        ),
+        "words of memory",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_tuples_that_would_stop_whoever_deals_are_refused(name: str) -> None:
+    request, reason = TOO_MUCH[name]
+    with pytest.raises(PlanError, match=reason):
+        validate((request,))
+
+
+LAYERS = {
+    "VGG-16, its first dense layer": Request(
+        TupleKind.MATRIX_PRODUCT, (1, 25_088), (25_088, 4_096)
+    ),
+    "a U-Net's layer at 1024 pixels": Request(
+        TupleKind.CONVOLUTION,
+        (1, 64, 1024, 1024),
+        (64, 64, 3, 3),
+        (1, 1, 1, 1, 1, 1, 1),
+    ),
+    "the comparison of ResNet-18's first layer, four images": Request(
+        TupleKind.CONJUNCTION, (2, 4, 64, 112, 112), (2, 4, 64, 112, 112)
+    ),
+    "attention of ViT-B/16": Request(TupleKind.MATRIX_PRODUCT, (1, 12, 197, 64), (1, 12, 64, 197)),
+    "attention of a window transformer": Request(
+        TupleKind.MATRIX_PRODUCT, (4_096, 4, 49, 32), (4_096, 4, 32, 49)
+    ),
+    "a depthwise layer": Request(
+        TupleKind.CONVOLUTION, (1, 1152, 7, 7), (1152, 1, 5, 5), (1, 1, 2, 2, 1, 1, 1152)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_real_networks_are_not(name: str) -> None:
+    validate((LAYERS[name],) * 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("matrix_product", 50), ("matrix_product_batch", 50), ("convolution", 1000)]
+)
+def test_dealing_in_pieces_gives_the_same(
+    name: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row, some or all in a piece; between any two it is asked whether anybody waits."""
+    request = REQUESTS[name]
+    whole = correction(request, 0, streams("data-owner"), streams("model-owner"))
+    looks = []
+    for piece in (1, rows, 1 << 20):
+        monkeypatch.setattr(dealing, "PIECE", piece)
+        asked = itertools.count()
+        clinic, vendor = streams("data-owner"), streams("model-owner")
+        found = correction(request, 0, clinic, vendor, partial(next, asked))
+        assert (found == whole).all()
+        looks.append(next(asked))
+    assert looks[0] > looks[1] > looks[2] > 0
+
+
+@pytest.mark.parametrize("name", ["matrix_product", "matrix_product_batch", "convolution"])
+def test_dealing_ends_where_nobody_waits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dealing, "PIECE", 1)
+    looks = iter(range(100))
+
+    def check() -> None:
+        if next(looks) == 2:
+            raise ConnectionLostError("nobody waits")
+
+    with pytest.raises(ConnectionLostError):
+        correction(REQUESTS[name], 0, streams("data-owner"), streams("model-owner"), check)
+    assert next(looks) == 3
 
 
 @pytest.mark.parametrize("what", BAD_TOGETHER)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -16,8 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from radiopaque.engine.crypten.encoding import encode_plan
 from radiopaque.engine.crypten.pipe import Pipe, Record
+from radiopaque.engine.crypten.plan import CryptenPlan
 from radiopaque.engine.crypten.process import Job, Setup, Worker
+from radiopaque.engine.crypten.program import Operation, Program
 from radiopaque.engine.crypten.tuples import Halves, Request, TupleKind, data_owner_half
 from radiopaque.errors import ConfigError, DeadlineError, EngineError, PlanError
 from radiopaque.prg import SecretKey, Streams
@@ -181,6 +186,57 @@ def test_nothing_of_torch_s_draws(crypten: None) -> None:
     assert not [line for line in found if line.startswith("not refused")]
     assert len(found) > 40
     assert {"rand_like", "random_", "dropout"} <= set(found)
+
+
+PLAN = CryptenPlan(
+    "model",
+    "1",
+    Program((Operation("input", (), (1, 3)), Operation("relu", (0,), (1, 3)))),
+    (Request(TupleKind.SQUARE, (1 << 20,)),),
+)
+
+
+def test_a_worker_has_the_memory_that_its_plan_accounts_for(crypten: None) -> None:
+    """The operating system refuses it more; a compiler's own model is not somebody else's."""
+    from radiopaque.engine.crypten.worker.memory import most_bytes
+
+    most = most_bytes(PLAN)
+    assert 2 << 30 < most < 3 << 30
+    for job, expected in ((Job.DATA_OWNER, most), (Job.TRACE, resource.RLIM_INFINITY)):
+        with Worker(60.0) as worker:
+            worker.wait_ready()
+            worker.start(Setup(job, bytes(16), bytes(32), KEY, encode_plan(PLAN)), [])
+            for _ in range(200 if expected == most else 10):
+                found = resource.prlimit(worker.pid, resource.RLIMIT_DATA)[0]
+                if found != resource.RLIM_INFINITY:
+                    break
+                time.sleep(0.05)
+            assert found == expected
+
+
+FILLS = """
+from radiopaque.engine.crypten.encoding import decode_plan
+from radiopaque.engine.crypten.worker.__main__ import _last_words
+from radiopaque.engine.crypten.worker.compatibility import torch
+from radiopaque.engine.crypten.worker.memory import bound
+import numpy as np
+import sys
+
+bound(decode_plan(sys.stdin.buffer.read()))
+for fill in (lambda: torch.zeros(1 << 30), lambda: np.empty(1 << 30)):
+    try:
+        fill()
+    except Exception as error:
+        print(_last_words(error).splitlines()[1])
+"""
+
+
+def test_memory_beyond_the_plan_is_refused_in_words(crypten: None) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", FILLS], input=encode_plan(PLAN), check=True, capture_output=True
+    ).stdout.decode()
+    text = "it takes more memory than is free or than its plan accounts for"
+    assert found.splitlines() == [text] * 2
 
 
 def test_the_provider_follows_the_plan(crypten: None) -> None:

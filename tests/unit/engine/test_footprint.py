@@ -52,7 +52,7 @@ def test_a_model_under_crypten() -> None:
     request = Request(TupleKind.PRODUCT, (1, MIB), (1, MIB))
     without = footprint(CryptenPlan("it", "1", program, ()))
     assert without == 2 * 8 * MIB
-    assert footprint(CryptenPlan("it", "1", program, (request,))) == without + 7 * 8 * MIB
+    assert footprint(CryptenPlan("it", "1", program, (request,))) == without + 5 * 8 * MIB
 
 
 def test_what_is_over_the_limit_is_refused_by_its_name() -> None:

@@ -27,6 +27,9 @@ def main() -> None:
 def _last_words(error: Exception) -> str:
     """Name and text; of an unexpected error the places instead, since its text may quote values."""
     name = type(error).__name__
+    # torch has no error of its own for it
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return f"{name}\nit takes more memory than is free or than its plan accounts for"
     if isinstance(error, RadiopaqueError | ImportError):
         return f"{name}\n{error}"
     places = traceback.extract_tb(error.__traceback__, limit=-5)

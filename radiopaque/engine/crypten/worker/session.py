@@ -25,6 +25,7 @@ from radiopaque.engine.crypten.tuples import (
 from radiopaque.engine.crypten.worker.communicator import TwoPartyCommunicator
 from radiopaque.engine.crypten.worker.compatibility import crypten, install, torch
 from radiopaque.engine.crypten.worker.interpreter import evaluate
+from radiopaque.engine.crypten.worker.memory import bound
 from radiopaque.engine.crypten.worker.provider import PlannedProvider
 from radiopaque.engine.crypten.worker.sources import of_rank
 from radiopaque.engine.crypten.worker.trace import trace
@@ -57,6 +58,8 @@ def run(pipe: Pipe) -> None:
     pipe.write(Record.READY)
     setup = Setup.decode(pipe.expect(Record.SETUP, MAX_SETUP_BYTES))
     plan = decode_plan(setup.plan)
+    if setup.job is not Job.TRACE:
+        bound(plan)  # somebody else's
     shapes = [shape for _, shape in plan.program.constant_shapes()]
     image = plan.program.input_shape
     with crypten.no_grad(), torch.no_grad():
