@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -186,22 +187,23 @@ def _codestream_in_boxes(frame: bytes) -> int:
 
 
 def _tiles_present(frame: bytes, start: int) -> int:
-    """Tiles with a header and data in the codestream at ``start``."""
+    """Tiles of which every part is in the codestream at ``start``, as far as a part tells."""
     position = start + 2
     while frame[position : position + 2] != _START_OF_TILE[:2]:
         if frame[position : position + 1] != b"\xff" or position + 4 > len(frame):
             raise CodestreamError("its main header is damaged")
         position += 2 + max(2, int.from_bytes(frame[position + 2 : position + 4], "big"))
-    found = set()
+    found, declared = Counter[int](), Counter[int]()
     while frame[position : position + 4] == _START_OF_TILE and position + _TILE_HEADER_BYTES <= len(
         frame
     ):
-        tile, length = struct.unpack_from(">HI", frame, position + 4)
-        found.add(tile)
+        tile, length, _, parts = struct.unpack_from(">HIBB", frame, position + 4)
+        found[tile] += 1
+        declared[tile] = max(declared[tile], parts)
         if length < _TILE_HEADER_BYTES:
             break
         position += length
-    return len(found)
+    return sum(found[tile] >= declared[tile] for tile in found)
 
 
 def is_complete(frame: bytes) -> bool:

@@ -90,8 +90,9 @@ def mutate(target: Target, seed: int, executions: int, seconds: float, findings:
 
 
 def _resident_kib() -> int:
-    """The largest that this process has been."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The largest that this process has been, and of those that it started the largest one."""
+    whose = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    return sum(resource.getrusage(one).ru_maxrss for one in whose)
 
 
 def _one(target: Target, data: bytes, findings: Path, known: Counter[str]) -> bool:

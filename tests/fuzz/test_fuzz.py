@@ -131,7 +131,28 @@ def _bombs() -> dict[str, tuple[str, bytes]]:
         "radiograph": ("dicom", dicom),
         "payload": ("frame", frame[:-10] + b"\xff\xff\xff\xff\x0f" + bytes(9)),
         "journal": ("journal", b"[" * MOST_BYTES + b"\n"),
+        "decoy": ("dicom", (CORPUS / "dicom" / "found-jpeg2000-decoy").read_bytes()),
+        "tiles": ("dicom", (CORPUS / "dicom" / "found-jpeg2000-tiles").read_bytes()),
     }
+
+
+GROWTH = """
+import resource, sys
+from tests.fuzz.targets import CORPUS, TARGETS
+
+def most():
+    whose = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    return [resource.getrusage(one).ru_maxrss for one in whose]
+
+target, bomb = TARGETS[sys.argv[1]], sys.stdin.buffer.read()
+for path in (CORPUS / target.name).iterdir():  # loads what it needs
+    if not path.name.startswith("found-") and path.read_bytes() != bomb:
+        target.run(path.read_bytes())
+before = most()
+assert not target.run(bomb)
+print(*(after - known for after, known in zip(most(), before)))
+"""
+"""KiB of this process and of those that it starts, with memory that Python does not count."""
 
 
 def test_lengths_are_checked_before_products() -> None:
@@ -161,7 +182,10 @@ def test_a_damaged_artefact_is_not_taken(tmp_path: Path) -> None:
         artefacts._parse(path, name)
 
 
-@pytest.mark.parametrize("bomb", ["constant", "picture", "radiograph", "payload", "journal"])
+BOMBS = ["constant", "picture", "radiograph", "payload", "journal", "decoy", "tiles"]
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
 def test_sizes_are_checked_before_memory_is_taken(bomb: str) -> None:
     name, data = _bombs()[bomb]
     with suppress(Exception):
@@ -172,6 +196,14 @@ def test_sizes_are_checked_before_memory_is_taken(bomb: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_sizes_are_checked_before_native_memory_is_taken(bomb: str) -> None:
+    name, data = _bombs()[bomb]
+    command = [sys.executable, "-W", "ignore", "-c", GROWTH, name]
+    told = subprocess.run(command, input=data, check=True, capture_output=True)
+    assert max(map(int, told.stdout.split())) < 32 << 10
 
 
 def test_files_over_their_limit_are_not_read(

@@ -145,6 +145,15 @@ def test_every_tile_must_be_there(packed, undecoded) -> None:
             read_dicom(packed(whole[:start] + whole[start + length :], JPEG2000Lossless))
 
 
+def test_every_part_of_a_tile_must_be_there(packed, undecoded) -> None:
+    frame = bytearray(tiled())
+    parts = frame.rindex(b"\xff\x90") + 11
+    assert frame[parts] == 1
+    frame[parts] = 2
+    with pytest.raises(DicomError, match="not all of its 6 tiles are there"):
+        read_dicom(packed(bytes(frame), JPEG2000Lossless))
+
+
 @pytest.mark.parametrize("tiling", [(0, 32, 0, 0), (32, 0, 0, 0), (8, 8, 0, 8), (8, 8, 1, 0)])
 def test_a_tiling_that_begins_elsewhere(tiling) -> None:
     frame = bytearray(tiled())
