@@ -226,4 +226,6 @@ def preprocessing_of(plan: AnyPlan) -> Preprocessing:
 
 def _batch(tensors: Sequence[NDArray[np.float32]], size: int) -> NDArray[np.float32]:
     """Network inputs [size, c, h, w], filled up with zeros."""
-    return np.stack([*tensors, *[np.zeros_like(tensors[0])] * (size - len(tensors))])
+    batch = np.zeros((size, *tensors[0].shape), np.float32)
+    np.stack(tensors, out=batch[: len(tensors)])
+    return batch

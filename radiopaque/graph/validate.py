@@ -32,6 +32,10 @@ MAX_MULTIPLY_ADDS = 1 << 42
 MAX_TURNS = 1 << 26
 """Bands times operands: at every band, of a value that communicates, a party looks which values
 grow with it. Some minutes, before the image is sent."""
+MAX_OUTPUTS = 1 << 18
+"""Numbers of a result, a mask of 512 x 512 pixels: a report takes 300 bytes for each."""
+MAX_BATCH = 1024
+"""Images, or rows, of one inference."""
 MAX_RANK = 8
 MAX_TEXT = 1000
 """Characters of a name, class or statement."""
@@ -348,6 +352,10 @@ def check_description(plan: Described, image: p.Shape, output: p.Shape) -> None:
         )
     if plan.preprocessing is not None:
         _check_preprocessing(plan.preprocessing, image[1:])
+    if image and image[0] > MAX_BATCH:
+        raise PlanError(f"a batch has at most {MAX_BATCH} images, this one {image[0]}")
+    if prod(output) > MAX_OUTPUTS:
+        raise PlanError(f"a result has at most {MAX_OUTPUTS} numbers, this one {prod(output)}")
 
 
 def _check_names(plan: Described) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,3 +111,17 @@ def test_a_file_that_becomes_another_one_gets_no_result(
         assert isinstance(failed[0].error, ImageError)
         assert "changed while it was being read" in str(failed[0].error)
         assert len(outcomes) == submission._GROUP
+
+
+def test_a_batch_is_filled_up_without_objects_for_it() -> None:
+    """The list of its images took sixty times as much."""
+    image = np.ones((1, 1, 1), np.float32)
+    tracemalloc.start()
+    try:
+        batch = submission._batch([image, image], 1 << 16)
+        assert tracemalloc.get_traced_memory()[1] < 2 * batch.nbytes
+    finally:
+        tracemalloc.stop()
+    assert batch.dtype == np.float32
+    assert batch.ravel()[:3].tolist() == [1, 1, 0]
+    assert batch.sum() == 2

@@ -71,11 +71,12 @@ def simple(*steps: tuple[p.Gate, p.Shape], shape: p.Shape = (1, 1), bits: int = 
 
 
 def pictured(shape: p.Shape) -> p.Plan:
-    """Gives back the pictures that it takes."""
+    """Gives back a pixel of each of the pictures that it takes."""
     channels, height, width = shape[1:]
     ones = (1.0,) * channels
     spec = p.Preprocessing(channels, height, width, "fit", "bilinear", ones, ones)
-    return dataclasses.replace(simple(shape=shape), preprocessing=spec)
+    pixel = (p.Slice((0, 0, 0, 0), (1, 1, 1, 1)), (shape[0], 1, 1, 1))
+    return dataclasses.replace(simple(pixel, shape=shape), preprocessing=spec)
 
 
 def joined(gate: p.Gate, shape: p.Shape, other: p.Shape) -> p.Plan:
@@ -389,6 +390,14 @@ RULES: dict[str, tuple[Make, str]] = {
     "image_values": (
         lambda: pictured((1, 2, p.MAX_SIDE, p.MAX_SIDE // 4 + 1)),
         "the input is [2, 16384, 4097], over 16384 pixels a side or 134217728 values",
+    ),
+    "images_of_a_batch": (
+        lambda: pictured((1025, 1, 1, 1)),
+        "a batch has at most 1024 images, this one 1025",
+    ),
+    "numbers_of_a_result": (
+        lambda: simple(shape=(1, 1 + (1 << 18))),
+        "a result has at most 262144 numbers, this one 262145",
     ),
     "means": (lambda: full(mean=(0.5,)), "needs one mean and one std a channel"),
     "stds": (lambda: full(std=(0.5, 0.5)), "needs one mean and one std a channel"),

@@ -32,6 +32,8 @@ def test_the_plans_that_are_broken_are_good() -> None:
     validate_plan(simple())
     validate_plan(pictured((1, 1, 1, p.MAX_SIDE)))
     validate_plan(pictured((1, 2, p.MAX_SIDE, p.MAX_SIDE // 4)))
+    validate_plan(pictured((1024, 1, 1, 1)))
+    validate_plan(simple(shape=(1, 1 << 18)))
     validate_plan(stepwise(3))
 
 
