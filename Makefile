@@ -61,7 +61,8 @@ $(VENV)/.base: pyproject.toml
 $(VENV)/.dev: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps crypten==0.4.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --require-hashes --requirement constraints/crypten.txt
 	touch $@ $(VENV)/.base
 
 clean:

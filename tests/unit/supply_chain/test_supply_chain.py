@@ -18,12 +18,14 @@ import pytest
 from packaging.requirements import Requirement
 
 import radiopaque
+from radiopaque.engine.crypten.process import VERSION
 from supply_chain import licences, sbom, wheel
 from supply_chain.licences import Package
 
 ROOT = Path(__file__).parents[3]
 KINDS = (".py", ".pyi", ".typed", ".toml", ".md", ".css", ".html", "")
-PINNED = ("parties.txt", "tests.txt")
+PINNED = {"parties.txt": 40, "tests.txt": 40, "crypten.txt": 1}
+"""The files, and least packages of each."""
 
 
 def package(name: str, *requires: str, expression: str | None = None, **more: Any) -> Package:
@@ -99,7 +101,7 @@ def test_everything_is_pinned_with_hashes_and_no_index_is_named(name: str) -> No
         assert re.fullmatch(
             r"[a-z0-9._-]+==[A-Za-z0-9.+!]+( ; [^#-]+)?(\s+--hash=sha256:[0-9a-f]{64})+\s*", line
         ), line
-    assert len(lines) >= 40
+    assert len(lines) >= PINNED[name]
 
 
 def test_the_pins_are_what_the_project_asks_for() -> None:
@@ -121,6 +123,16 @@ def test_the_pins_are_what_the_project_asks_for() -> None:
             assert needed.specifier.contains(pinned, prereleases=True), needed
     parties = sbom.pins((ROOT / "constraints" / "parties.txt").read_text())
     assert not {"torch", "pytest", "flwr"} & set(parties)
+
+
+def test_crypten_is_pinned_as_the_engine_asks_for_it() -> None:
+    """And installed from there for the tests."""
+    assert set(sbom.pins((ROOT / "constraints" / "crypten.txt").read_text())) == {"crypten"}
+    assert sbom.pins((ROOT / "constraints" / "crypten.txt").read_text())["crypten"][0] == VERSION
+    command = "--no-deps --require-hashes --requirement constraints/crypten.txt"
+    for path in ("Makefile", "docs/crypten-engine.md"):
+        assert command in (ROOT / path).read_text()
+        assert "--no-deps crypten" not in (ROOT / path).read_text()
 
 
 BOM = {
