@@ -7,6 +7,8 @@ besides: the operating system then refuses it to the worker, before it is short 
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from radiopaque.engine.crypten.plan import CryptenPlan
@@ -33,3 +35,6 @@ def bound(plan: CryptenPlan) -> None:
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    # where memory is short all the same, this process ends, not the party's
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
