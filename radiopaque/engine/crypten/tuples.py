@@ -118,7 +118,7 @@ class Request:
         laid_out = 0
         if self.kind is TupleKind.MATRIX_PRODUCT:
             rows, depth, columns = _matrices(self)
-            laid_out = depth * (rows + columns)
+            laid_out = depth * (rows + columns) + rows * _TILE_COLUMNS
         elif self.kind is TupleKind.CONVOLUTION:
             # a group after the other, and all together
             laid_out = 2 * _packed(self) + _padded(self)

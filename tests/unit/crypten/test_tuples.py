@@ -240,6 +240,10 @@ TOO_MUCH = {
         Request(TupleKind.MATRIX_PRODUCT, (1, 1 << 26), (1 << 26, 1)),
         "words of memory",
     ),
+    "a column whose edge fills panels": (
+        Request(TupleKind.MATRIX_PRODUCT, (1 << 25, 1), (1, 1)),
+        "words of memory",
+    ),
     "groups that fill tiles": (grouped(GROUPS, 256, 2), "words of memory"),
     "a padding": (
         Request(
