@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
@@ -118,6 +119,9 @@ def test_boxes_that_lead_nowhere(length) -> None:
     wrong = struct.pack(">I4s", length, b"free") + bytes(64) + box(b"jp2c", tiled())
     with pytest.raises(CodestreamError, match="boxes are damaged"):
         codestream.jpeg2000_header(jp2(wrong))
+    short = struct.pack(">I4s", 4, b"free") + b"jp2c" + tiled()
+    with pytest.raises(CodestreamError, match="boxes are damaged"):
+        codestream.jpeg2000_header(jp2(short))
     with pytest.raises(CodestreamError, match="boxes are damaged"):
         codestream.jpeg2000_header(jp2(*[box(b"free", b"")] * 40, box(b"jp2c", tiled())))
 
@@ -216,9 +220,9 @@ def test_scans_that_are_missing(tmp_path, missing) -> None:
         read_image(path)
 
 
-def many_scans(count: int) -> bytes:
-    """A progressive JPEG whose last scan comes ``count`` times."""
-    whole = saved(NOISE, progressive=True)
+def many_scans(count: int, pixels: NDArray[np.uint8] = NOISE) -> bytes:
+    """A progressive JPEG of so many scans, the last of which comes again and again."""
+    whole = saved(pixels, progressive=True)
     start = whole.rindex(b"\xff\xda")
     others = whole.count(b"\xff\xda") - 1
     return whole[:start] + whole[start:-2] * (count - others) + END
@@ -239,10 +243,12 @@ def test_the_number_of_scans_has_a_limit(tmp_path, packed, monkeypatch) -> None:
 
 def test_scans_are_counted_where_the_decoder_looks_for_them(tmp_path) -> None:
     """It passes over FF 00, which is no marker and has no length."""
-    more = many_scans(codestream.MOST_SCANS + 1)
-    start = more.index(b"\xff\xda")
+    more = many_scans(codestream.MOST_SCANS + 1, NOISE[:8, :8])
+    last = more[more.rindex(b"\xff\xda") : -2]
+    start, end = more.index(last), more.rindex(last)
+    over = b"\xff\0" + struct.pack(">H", 2 + end - start)
     path = tmp_path / "picture.jpeg"
-    path.write_bytes(more[:start] + b"\xff\x00\xff\xf0" + more[start:])
+    path.write_bytes(more[:start] + over + more[start:])
     with pytest.raises(ImageError, match="a marker is missing"):
         read_image(path)
 

@@ -13,6 +13,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels.decoders.base import Decoder
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless
 
 from data_owner import apart, codestream
@@ -174,6 +175,20 @@ def test_jpeg_baseline_is_what_pillow_reads(bundled) -> None:
         expected = np.asarray(image.convert("RGB").convert("L")) / 255
     actual = read_image(bundled("SC_rgb_jpeg_dcmtk.dcm")).pixels
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2 / 255)
+
+
+def test_jpeg_baseline_is_decoded_by_pillow_alone(bundled, monkeypatch) -> None:
+    """GDCM, which pydicom would ask first, aborts over some damaged frames."""
+    asked = []
+    decode = Decoder.as_array
+
+    def noted(self: Decoder, *arguments, **options):
+        asked.append(options["decoding_plugin"])
+        return decode(self, *arguments, **options)
+
+    monkeypatch.setattr(Decoder, "as_array", noted)
+    read_image(bundled("SC_rgb_jpeg_dcmtk.dcm"))
+    assert asked == ["pillow"]
 
 
 def test_jpeg2000_signedness_mismatch_is_corrected(bundled) -> None:
