@@ -17,6 +17,7 @@ from radiopaque.errors import PlanError
 from radiopaque.graph import plan as p
 from radiopaque.graph.bands import band_count
 from radiopaque.graph.preprocessing import check_extent, reachable
+from radiopaque.graph.work import step_work
 
 MAX_STEPS = 20_000
 MAX_ELEMENTS = 1 << 28
@@ -27,8 +28,9 @@ MAX_LIVE_ELEMENTS = 1 << 30
 """Values that exist at one time."""
 MAX_OPENED_ELEMENTS = 1 << 28
 """Elements truncated or compared in one session; each takes about 70 bytes at every party."""
-MAX_MULTIPLY_ADDS = 1 << 42
-"""Work of a plan, a few minutes on one core: whoever serves it must be able to finish."""
+MAX_WORK = 1 << 42
+"""Work of a plan, at most some minutes on one core for each time that it is gone through: whoever
+serves it must be able to finish."""
 MAX_TURNS = 1 << 26
 """Bands times operands: at every band, of a value that communicates, a party looks which values
 grow with it. Some minutes, before the image is sent."""
@@ -60,10 +62,10 @@ def validate_plan(plan: p.Plan) -> None:
             _check_step(plan, number, step)
         except PlanError as error:
             raise PlanError(f"step {number} ({type(step.gate).__name__}): {error}") from None
-        work += _multiply_adds(plan, step)
+        work += step_work(plan, step)
         opened += step.size if isinstance(step.gate, p.Relu | p.Truncate) else 0
     for what, found, most in (
-        ("multiply-adds", work, MAX_MULTIPLY_ADDS),
+        ("steps of work", work, MAX_WORK),
         ("truncated and compared elements", opened, MAX_OPENED_ELEMENTS),
         ("weights", packed_weights(plan), MAX_WEIGHTS),
         ("elements at one time", live_elements(plan), MAX_LIVE_ELEMENTS),
@@ -80,22 +82,6 @@ def validate_plan(plan: p.Plan) -> None:
     check_description(plan, plan.input_step.shape, plan.output_step.shape)
     if plan.preprocessing is not None:
         _check_reach(plan, plan.preprocessing)
-
-
-def _multiply_adds(plan: p.Plan, step: p.Step) -> int:
-    """Ring products and sums that a party spends on one step."""
-    gate = step.gate
-    if isinstance(gate, p.WindowSum):
-        # whole rows are added up first, whatever the stride
-        row = plan.steps[step.inputs[0]].shape[-1]
-        planes = prod(step.shape[:-1])
-        return planes * (row * (gate.kernel[0] + 1) + step.shape[-1] * gate.kernel[1])
-    if isinstance(gate, p.Convolution):
-        channels = plan.steps[step.inputs[0]].shape[1] // gate.groups
-        return step.size * prod(gate.kernel) * channels
-    if isinstance(gate, p.MatrixProduct):
-        return step.size * plan.steps[step.inputs[0]].shape[-1]
-    return step.size * len(step.inputs)
 
 
 def packed_weights(plan: p.Plan) -> int:

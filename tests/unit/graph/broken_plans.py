@@ -141,11 +141,31 @@ RULES: dict[str, tuple[Make, str]] = {
         lambda: simple(
             (p.Convolution(1, (4096, 4096)), (1, 1, 4097, 4097)), shape=(1, 1, 8192, 8192)
         ),
-        "takes 281612449226753 multiply-adds, over the limit of 4398046511104",
+        "steps of work, over the limit of 4398046511104",
     ),
     "work_of_window_sums": (
         lambda: many(p.WindowSum((4095, 1), pads=(2047, 0, 2047, 0)), 5, (1, BIG, BIG)),
-        "multiply-adds, over the limit",
+        "steps of work, over the limit",
+    ),
+    "work_of_additions": (
+        lambda: many(p.Combine((1,)), 140, (1, BIG, BIG)),
+        "steps of work, over the limit",
+    ),
+    "work_of_single_numbers": (
+        lambda: many(p.MatrixProduct(1), 40, (1 << 27, 1)),
+        "steps of work, over the limit",
+    ),
+    "work_of_single_pixels": (
+        lambda: many(p.Convolution(1 << 20, (1, 1), groups=1 << 20), 400, (1, 1 << 20, 1, 1)),
+        "steps of work, over the limit",
+    ),
+    "work_of_windows_far_apart": (
+        lambda: many(
+            p.Convolution(64, (2, 1), pads=(4096, 0, 0, 0), dilations=(4096, 1)),
+            4,
+            (1, 64, 8192, 64),
+        ),
+        "steps of work, over the limit",
     ),
     "openings_in_all": (
         lambda: many(p.Relu(19, 0), 3, (1, BIG, BIG // 2)),
