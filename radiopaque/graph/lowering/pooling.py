@@ -18,6 +18,10 @@ from radiopaque.graph.draft import Draft, Reals, Sum
 from radiopaque.graph.ir import Node
 from radiopaque.graph.lowering.context import Context, NotLowered
 from radiopaque.graph.lowering.windows import UNIT, Window, windows
+from radiopaque.graph.validate import MAX_STEPS
+
+MOST_POSITIONS = 1 << 22
+"""Of a window along one axis, and of an average over a plane: beyond, a plan would not fit."""
 
 FEW = 3
 """Windows of more elements that do not overlap are halved instead of sliced element by element."""
@@ -46,15 +50,16 @@ def _spatial(context: Context, node: Node) -> list[Window]:
             "one and two dimensions are supported; slice the volume",
         )
     kernel = node.integers("kernel_shape") or ()
-    return windows(node, shape[2:], context.shape(node.output)[2:], kernel)
+    found = windows(node, shape[2:], context.shape(node.output)[2:], kernel)
+    if max(max(window.count, window.kernel) for window in found) > MOST_POSITIONS:
+        raise NotLowered("the pool is too large", "pool smaller windows of a smaller image")
+    return found
 
 
 def _refuse_empty(window: Window) -> None:
     """A window that holds padding only would be minus infinity."""
-    for position in range(window.count):
-        first = position * window.stride - window.begin
-        if not any(0 <= first + j * window.dilation < window.size for j in range(window.kernel)):
-            raise NotLowered("a window lies in the padding altogether", "use less padding")
+    if not _counts(window, included=False).all():
+        raise NotLowered("a window lies in the padding altogether", "use less padding")
 
 
 def _max_along(draft: Draft, x: int, axis: int, window: Window) -> int:
@@ -72,6 +77,11 @@ def _max_along(draft: Draft, x: int, axis: int, window: Window) -> int:
         return draft.reshape(
             halve(draft, draft.reshape(x, blocks), axis + 1),
             (*shape[:axis], window.count, *shape[axis + 1 :]),
+        )
+    if window.kernel > MAX_STEPS:
+        raise NotLowered(
+            f"the maximum of {window.kernel} elements takes a step for each",
+            "pool smaller windows, or windows that do not overlap",
         )
     candidates = [
         draft.slice_axis(x, axis, j * window.dilation, window.count, window.stride)
@@ -122,6 +132,8 @@ def average_pool(context: Context, node: Node) -> int:
         spatial.insert(0, UNIT)
         x = draft.reshape(x, (shape[0], shape[1], 1, shape[2]))
     included = node.integer("count_include_pad", 0) == 1
+    if prod(window.count for window in spatial) > MOST_POSITIONS:
+        raise NotLowered("the pool is too large", "pool smaller windows of a smaller image")
     counts = np.outer(*(_counts(window, included) for window in spatial))
     if not counts.all():
         raise NotLowered("a window lies in the padding altogether", "use less padding")
@@ -144,9 +156,11 @@ def _counts(window: Window, included: bool) -> Reals:
     """Elements that each window along one axis counts: real ones, or explicit padding too."""
     low, high = (-window.begin, window.size + window.end) if included else (0, window.size)
     starts = np.arange(window.count) * window.stride - window.begin
-    positions = starts[:, np.newaxis] + np.arange(window.kernel) * window.dilation
-    inside = (positions >= low) & (positions < high)
-    return np.asarray(inside.sum(axis=1), np.float64)
+    # of the elements starts + j * dilation, those from j = first on and before j = last are inside
+    first, last = (
+        np.clip(-((starts - bound) // window.dilation), 0, window.kernel) for bound in (low, high)
+    )
+    return np.asarray(np.maximum(last - first, 0), np.float64)
 
 
 def global_average_pool(context: Context, node: Node) -> int:

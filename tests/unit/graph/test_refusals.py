@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,40 @@ def test_the_last_window_may_not_lie_in_the_padding() -> None:
     window: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 3], "pads": [1, 1, 1, 1]}
     model = make_model([node("AveragePool", "x", ceil_mode=1, **window)], (1, 4, 9, 8))
     assert "runtimes disagree" in problems(model)[0]
+
+
+@pytest.mark.parametrize(
+    ("operator", "shape", "window", "says"),
+    [
+        (
+            "AveragePool",
+            (1, 1, 1, 1),
+            {"kernel_shape": [1, 1 << 23], "pads": [0, 9, 0, 1 << 23]},
+            "too large",
+        ),
+        ("AveragePool", (1, 1, 2048, 2049), {"kernel_shape": [1, 1]}, "too large"),
+        ("MaxPool", (1, 1, 1, 1 << 23), {"kernel_shape": [1, 1]}, "too large"),
+        ("MaxPool", (1, 1, 1, 1 << 15), {"kernel_shape": [1, 1 << 15]}, "takes a step for each"),
+    ],
+)
+def test_pools_that_no_plan_holds(
+    operator: str, shape: tuple[int, ...], window: dict[str, Any], says: str
+) -> None:
+    """Files of 150 bytes took gigabytes: tables of windows by elements, a step for each element."""
+    (problem,) = problems(make_model([node(operator, "x", **window)], shape))
+    assert says in problem
+
+
+def test_windows_are_counted_without_a_table_of_their_elements() -> None:
+    window: dict[str, Any] = {"kernel_shape": [1, 4000], "pads": [0, 3999, 0, 3999]}
+    model = make_model([node("AveragePool", "x", **window)], (1, 1, 1, 1))
+    check_support(model)
+    tracemalloc.start()
+    try:
+        assert check_support(model) == ()
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_operators_come_before_ranges() -> None:
