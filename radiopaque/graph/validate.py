@@ -85,13 +85,19 @@ def validate_plan(plan: p.Plan) -> None:
 
 
 def packed_weights(plan: p.Plan) -> int:
-    """Weights as the kernels hold them: the channels of every group rounded up to eight."""
-    total = 0
+    """Weights as the kernels hold them.
+
+    The channels of every group are rounded up to eight, the columns of a matrix to the widest panel
+    there is, of 128 bytes.
+    """
+    total, panel = 0, 1024 // plan.ring_bits
     for number, shape in plan.weight_shapes():
         gate = plan.steps[number].gate
         if isinstance(gate, p.Convolution):
             channels = -(-shape[0] // gate.groups // 8) * 8
             total += gate.groups * max(channels, 8) * prod(shape[1:])
+        elif isinstance(gate, p.MatrixProduct):
+            total += prod(shape[:-1]) * -(-shape[-1] // panel) * panel
         else:
             total += prod(shape)
     return total

@@ -34,6 +34,9 @@ def test_weights_count_as_they_are_held_and_loaded() -> None:
     assert weights_bytes(product_plan(1 << 10, 1 << 10)) == 8 * MIB
     assert weights_bytes(product_plan(1 << 10, 1 << 10, 32)) == 4 * MIB
     assert footprint(product_plan(1 << 10, 1 << 10)) == 16 * MIB
+    # panels of 128 bytes
+    assert weights_bytes(product_plan(1, MIB)) == weights_bytes(product_plan(16, MIB)) == 128 * MIB
+    assert weights_bytes(product_plan(1, MIB, 32)) == 128 * MIB
 
 
 def test_values_that_exist_at_one_time_count() -> None:

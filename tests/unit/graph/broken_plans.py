@@ -181,6 +181,10 @@ RULES: dict[str, tuple[Make, str]] = {
         ),
         "1090519040 weights, over the limit of 1073741824",
     ),
+    "weights_of_a_single_column_as_packed": (
+        lambda: simple((p.MatrixProduct(1), (1, 1)), shape=(1, 1 << 26)),
+        "2147483648 weights, over the limit of 1073741824",
+    ),
     "live_values": (
         lambda: many(p.Reshape(), 4, (1, BIG, BIG), 0),
         "1342177280 elements at one time, over the limit of 1073741824",
