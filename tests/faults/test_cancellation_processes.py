@@ -108,7 +108,8 @@ def freed(
     party: Watched, also: Callable[[], bool] = lambda: True, least: int = HELD
 ) -> Iterator[None]:
     """Within two seconds after the block all is free; until then ``least`` bytes were held."""
-    until(lambda: party.held >= least)
+    # less than nothing where a process has given back what it had when it was first looked at
+    until(lambda: not least or party.held >= least)
     held = party.held
     yield
     began = time.monotonic()
